@@ -1,0 +1,141 @@
+//! Virtual services and real servers as the control plane hands them to the workers.
+//!
+//! A table is immutable. Every change of services, servers, weights or neighbors makes a new one,
+//! and a worker swaps one pointer. What outlives a table (flows, counters, scheduler instances)
+//! refers to it by [`ServiceIndex`] and [`ServerIndex`], which the control plane keeps stable and
+//! gives to a newcomer only when no flow is left that refers to the former holder.
+
+use crate::consistent::ConsistentTable;
+use crate::scheduler::Candidate;
+use hashbrown::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The most virtual services of a director.
+pub const SERVICES_MAX: usize = 4096;
+/// The most real servers of a director, each counted once per virtual service.
+pub const SERVERS_MAX: usize = 65_535;
+
+/// Position of a virtual service in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceIndex(pub u16);
+
+/// Position of a real server, as a member of one virtual service, in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerIndex(pub u16);
+
+/// Transport protocol of a virtual service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Transmission Control Protocol.
+    Tcp = 6,
+    /// User Datagram Protocol.
+    Udp = 17,
+}
+
+/// What a client addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port, never 0.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// A real server's place on the wire: what is known of its neighbor entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbor {
+    /// The RS's MAC address.
+    pub mac: [u8; 6],
+    /// The VLAN ids that frames on the RS's interface carry, outermost first; 0 means no tag.
+    /// A packet with other tags cannot reach the RS by a rewrite of its MAC addresses.
+    pub vlans: [u16; 2],
+}
+
+/// What a flow of this server may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// In service. New flows according to its weight.
+    Serving,
+    /// Removed: established flows stay, no new ones.
+    Removed,
+    /// Removed with `--expire`: its flows end with their next packet.
+    Expired,
+}
+
+/// A real server of one virtual service.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The virtual service that it belongs to.
+    pub service: ServiceIndex,
+    /// Its place among the service's candidates.
+    pub slot: u16,
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it serves.
+    pub state: ServerState,
+    /// Where its frames go; `None` while its MAC address is not known on this worker's interface.
+    pub neighbor: Option<Neighbor>,
+}
+
+/// A virtual service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// What clients address.
+    pub key: ServiceKey,
+    /// By slot: the server, or `None` where a slot is empty.
+    pub servers: Vec<Option<ServerIndex>>,
+    /// By slot, what the scheduler sees. As long as `servers`.
+    pub candidates: Vec<Candidate>,
+    /// Changes whenever `candidates` does, so that a worker knows when to tell the scheduler.
+    pub version: u64,
+    /// The stateless choice over the same candidates.
+    pub consistent: Arc<ConsistentTable>,
+    /// Removed: its flows stay until they end, there are no new ones.
+    pub removed: bool,
+}
+
+/// All services and servers, as the workers of one interface see them.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceTable {
+    services: Vec<Option<Service>>,
+    servers: Vec<Option<Server>>,
+    by_key: HashMap<ServiceKey, ServiceIndex>,
+}
+
+impl ServiceTable {
+    /// A table of these services and servers, each at its index.
+    pub fn new(services: Vec<Option<Service>>, servers: Vec<Option<Server>>) -> ServiceTable {
+        assert!(services.len() <= SERVICES_MAX, "more than {SERVICES_MAX} services");
+        assert!(servers.len() <= SERVERS_MAX, "more than {SERVERS_MAX} servers");
+        let by_key = services
+            .iter()
+            .enumerate()
+            .filter_map(|(index, service)| {
+                service.as_ref().map(|service| (service.key, ServiceIndex(index as u16)))
+            })
+            .collect();
+        ServiceTable { services, servers, by_key }
+    }
+
+    /// The service that `key` addresses.
+    #[inline]
+    pub fn find(&self, key: &ServiceKey) -> Option<ServiceIndex> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The service at `index`.
+    #[inline]
+    pub fn service(&self, index: ServiceIndex) -> Option<&Service> {
+        self.services.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// The server at `index`.
+    #[inline]
+    pub fn server(&self, index: ServerIndex) -> Option<&Server> {
+        self.servers.get(usize::from(index.0))?.as_ref()
+    }
+}
