@@ -1,6 +1,10 @@
 //! What the dataplane asks of a scheduler, and what it does when the answer is no use.
 
+use crate::counters::add;
+use crate::service_table::{ServerIndex, Service};
+use crate::worker::Millis;
 use std::net::IpAddr;
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -25,6 +29,17 @@ pub struct Load {
     pub active: u32,
     /// All other flows.
     pub inactive: u32,
+}
+
+impl Add for Load {
+    type Output = Load;
+
+    fn add(self, other: Load) -> Load {
+        Load {
+            active: self.active.wrapping_add(other.active),
+            inactive: self.inactive.wrapping_add(other.inactive),
+        }
+    }
 }
 
 /// A flow that needs a real server.
@@ -121,23 +136,134 @@ impl SchedulerCounters {
         self.benched.load(Relaxed)
     }
 
-    pub(crate) fn count_call(&self) {
-        self.calls.store(self.calls.load(Relaxed) + 1, Relaxed);
+    fn count_call(&self) {
+        add(&self.calls, 1);
     }
 
-    pub(crate) fn count_failure(&self, reason: Failure) {
-        let counter = &self.failures[reason as usize];
-        counter.store(counter.load(Relaxed) + 1, Relaxed);
+    fn count_failure(&self, reason: Failure) {
+        add(&self.failures[reason as usize], 1);
         if reason == Failure::OutOfFuel {
             self.benched.store(true, Relaxed);
         }
     }
 }
 
-/// A scheduler instance on its way to, or in use by, a worker.
+/// A scheduler on its way to, or in use by, a worker, with what the worker keeps beside it.
 pub struct Instance {
-    /// The scheduler.
-    pub scheduler: Box<dyn Scheduler>,
-    /// Its counters, which whoever made the instance reads.
-    pub counters: Arc<SchedulerCounters>,
+    scheduler: Box<dyn Scheduler>,
+    counters: Arc<SchedulerCounters>,
+    /// [`Service::version`] that the scheduler was last told of.
+    told_version: u64,
+    /// Bit by slot: connections changed since the scheduler was last told.
+    dirty: [u64; SERVERS_PER_SERVICE_MAX / 64],
+    /// When the connections of the other workers were last read.
+    merged_at: Millis,
+    /// By slot: connections on the other workers, as last read.
+    others: Vec<Load>,
+}
+
+impl Instance {
+    /// An instance of `scheduler` that was never asked. On the control thread, since it allocates.
+    pub fn new(scheduler: Box<dyn Scheduler>) -> Box<Instance> {
+        let slots = if scheduler.wants_load() { SERVERS_PER_SERVICE_MAX } else { 0 };
+        Box::new(Instance {
+            scheduler,
+            counters: Arc::default(),
+            told_version: 0,
+            dirty: [0; SERVERS_PER_SERVICE_MAX / 64],
+            merged_at: 0,
+            others: vec![Load::default(); slots],
+        })
+    }
+
+    /// The counters, for whoever watches the instance.
+    pub fn counters(&self) -> &Arc<SchedulerCounters> {
+        &self.counters
+    }
+
+    /// The connections of the server in `slot` changed on this worker.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, slot: u16) {
+        self.dirty[usize::from(slot) / 64] |= 1 << (slot % 64);
+    }
+
+    /// Asks for the slot of a new flow, after telling the scheduler what has changed since it was
+    /// last asked. The answer is a slot that takes new flows.
+    pub(crate) fn schedule(
+        &mut self,
+        service: &Service,
+        flow: &NewFlow,
+        loads: &impl Loads,
+        now: Millis,
+    ) -> Result<usize, Failure> {
+        let answer = self.ask(service, flow, loads, now);
+        if let Err(reason) = answer {
+            self.counters.count_failure(reason);
+        }
+        answer
+    }
+
+    fn ask(
+        &mut self,
+        service: &Service,
+        flow: &NewFlow,
+        loads: &impl Loads,
+        now: Millis,
+    ) -> Result<usize, Failure> {
+        if self.counters.is_benched() {
+            return Err(Failure::Benched);
+        }
+        self.counters.count_call();
+        let changed = self.told_version != service.version;
+        if changed {
+            // Noted first: a scheduler that fails on its servers is not told again for each flow.
+            self.told_version = service.version;
+            self.scheduler.servers_changed(&service.candidates)?;
+        }
+        if self.scheduler.wants_load() {
+            if changed || (self.merged_at != now && loads.has_others()) {
+                self.merged_at = now;
+                self.tell_all_loads(service, loads);
+            } else {
+                self.tell_dirty_loads(service, loads);
+            }
+        }
+        let slot = self.scheduler.choose(flow)?;
+        match service.candidates.get(slot) {
+            None => Err(Failure::OutOfRange),
+            Some(candidate) if candidate.weight == 0 => Err(Failure::Unavailable),
+            Some(_) => Ok(slot),
+        }
+    }
+
+    fn tell_all_loads(&mut self, service: &Service, loads: &impl Loads) {
+        for (slot, server) in service.servers.iter().enumerate() {
+            let Some(server) = *server else { continue };
+            self.others[slot] = loads.others(server);
+            self.scheduler.load_changed(slot, loads.own(server) + self.others[slot]);
+        }
+        self.dirty = [0; SERVERS_PER_SERVICE_MAX / 64];
+    }
+
+    fn tell_dirty_loads(&mut self, service: &Service, loads: &impl Loads) {
+        for (word, bits) in self.dirty.iter_mut().enumerate() {
+            while *bits != 0 {
+                let slot = word * 64 + bits.trailing_zeros() as usize;
+                *bits &= *bits - 1;
+                if let Some(Some(server)) = service.servers.get(slot) {
+                    self.scheduler.load_changed(slot, loads.own(*server) + self.others[slot]);
+                }
+            }
+        }
+    }
+}
+
+/// Where an instance reads connections from.
+pub(crate) trait Loads {
+    /// Whether there are other workers.
+    fn has_others(&self) -> bool;
+    /// Connections of a server on this worker.
+    fn own(&self, server: ServerIndex) -> Load;
+    /// Connections of a server on all other workers.
+    fn others(&self, server: ServerIndex) -> Load;
 }

@@ -20,7 +20,7 @@ pub struct Update {
     /// The settings.
     pub settings: Option<Settings>,
     /// Scheduler instances to put in place; `None` takes the service's instance away.
-    pub schedulers: Vec<(ServiceIndex, Option<Instance>)>,
+    pub schedulers: Vec<(ServiceIndex, Option<Box<Instance>>)>,
 }
 
 /// The control thread's end.
