@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Loads, checks, instantiates and calls scheduler plugins.
+//!
+//! ```text
+//! PluginHost ── load / stock ──▶ Plugin ── instantiate ──▶ Prepared { instance, latency }
+//!                (control thread)           (control thread)      └── moves to a worker
+//! ```
+//!
+//! Everything that compiles, maps memory or frees happens on the control thread; a worker only
+//! calls, through [`dataplane::Scheduler`]. The contract with the plugin is ABI
+//! version 1, described in plugins/README.md.
+
+mod error;
+mod host;
+mod latency;
+mod limits;
+mod plugin;
+
+pub use error::{Error, Refusal};
+pub use host::{PluginHost, STOCK, prepare_worker_thread};
+pub use latency::{Latency, LatencyCounts};
+pub use limits::Limits;
+pub use plugin::{Placement, Plugin, Prepared};
