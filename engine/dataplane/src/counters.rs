@@ -3,7 +3,7 @@
 //! A counter is a relaxed load and store by its only writer, which costs what a plain addition
 //! does; a locked addition would cost ten times that.
 
-use crate::decision::DropReason;
+use crate::drop_reason::DropReason;
 use crate::scheduler::Load;
 use crate::service_table::{SERVERS_MAX, ServerIndex};
 use std::io;
@@ -109,8 +109,6 @@ worker_counts! {
     flows_v4,
     /// IPv6 flows in the table now (gauge).
     flows_v6,
-    /// Time of the last overflow, in milliseconds of the worker's clock; 0 if there was none (gauge).
-    last_overflow,
 }
 
 /// All counters of one worker.

@@ -1,66 +1,459 @@
-//! What becomes of a packet, and why.
+//! The decision about one packet, in four steps: virtual service, flow, scheduler (only when there
+//! is no flow), neighbor. Each step that can fail names its reason.
 
-/// Why a packet was dropped. The name is the metric's label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DropReason {
-    /// Too short for its headers, or headers that contradict each other.
-    Malformed,
-    /// Not IPv4 or IPv6 over Ethernet with at most two VLAN tags, or not TCP, UDP or an ICMP error.
-    UnknownProtocol,
-    /// A fragment: only the first carries ports.
-    Fragment,
-    /// No virtual service has this address, port and protocol.
-    NoService,
-    /// The virtual service was removed and takes no new flows.
-    ServiceRemoved,
-    /// A TCP packet that is neither a SYN nor of a known flow.
-    UnknownFlow,
-    /// An ICMP error that quotes no known flow.
-    UnknownIcmp,
-    /// No real server of the virtual service takes new flows.
-    NoServer,
-    /// The flow's real server was removed with `--expire`.
-    ServerExpired,
-    /// The MAC address of the flow's real server is not known on this interface.
-    NoNeighbor,
-    /// The packet's VLAN tags are not those of the real server's network.
-    OtherVlan,
-    /// The TX ring was full.
-    TxRingFull,
+use crate::drop_reason::DropReason;
+use crate::flow_key::{FlowHasher, key_v4, key_v6};
+use crate::flow_state::{FlowState, Lifetimes, Ticks};
+use crate::flow_table::{Flow, FlowTable, Place, Room};
+use crate::parse::{Addresses, Content, Headers, parse};
+use crate::peers::{Moved, Peers};
+use crate::scheduler::{Instance, Load, Loads, NewFlow};
+use crate::service_table::{Protocol, ServerIndex, ServerState, ServiceIndex, ServiceTable};
+use crate::settings::{Settings, UnknownFlow};
+use crate::worker_memory::{Millis, WorkerMemory, ticks};
+use crate::{SERVICES_MAX, WorkerCounts};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// A packet whose virtual service is known: the first step is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    headers: Headers,
+    service: ServiceIndex,
+    hash: u64,
 }
 
-impl DropReason {
-    /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 12] = [
-        DropReason::Malformed,
-        DropReason::UnknownProtocol,
-        DropReason::Fragment,
-        DropReason::NoService,
-        DropReason::ServiceRemoved,
-        DropReason::UnknownFlow,
-        DropReason::UnknownIcmp,
-        DropReason::NoServer,
-        DropReason::ServerExpired,
-        DropReason::NoNeighbor,
-        DropReason::OtherVlan,
-        DropReason::TxRingFull,
-    ];
+/// A moment, in both of the dataplane's units.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub millis: Millis,
+    pub ticks: Ticks,
+}
 
-    /// The metric's label.
-    pub fn name(self) -> &'static str {
-        match self {
-            DropReason::Malformed => "malformed",
-            DropReason::UnknownProtocol => "unknown_protocol",
-            DropReason::Fragment => "fragment",
-            DropReason::NoService => "no_service",
-            DropReason::ServiceRemoved => "service_removed",
-            DropReason::UnknownFlow => "unknown_flow",
-            DropReason::UnknownIcmp => "unknown_icmp",
-            DropReason::NoServer => "no_server",
-            DropReason::ServerExpired => "server_expired",
-            DropReason::NoNeighbor => "no_neighbor",
-            DropReason::OtherVlan => "other_vlan",
-            DropReason::TxRingFull => "tx_ring_full",
+impl Moment {
+    pub fn new(millis: Millis) -> Moment {
+        Moment { millis, ticks: ticks(millis) }
+    }
+}
+
+/// The flow table of one address family, out of a worker's memory.
+pub(crate) type Select<const KEY: usize, const WORDS: usize> =
+    fn(&WorkerMemory) -> &FlowTable<KEY, WORDS>;
+
+pub(crate) const V4: Select<1, 8> = |memory| &memory.flows_v4;
+pub(crate) const V6: Select<3, 16> = |memory| &memory.flows_v6;
+
+/// A flow that was found; without a place if it is another worker's and did not fit here.
+type Found = (Option<Place>, Flow);
+
+/// Decides for one worker.
+pub(crate) struct Decider {
+    pub table: Arc<ServiceTable>,
+    pub settings: Settings,
+    pub lifetimes: Lifetimes,
+    pub schedulers: Vec<Option<Box<Instance>>>,
+    pub counts: WorkerCounts,
+    pub memory: Arc<WorkerMemory>,
+    pub peers: Peers,
+    pub hasher: FlowHasher,
+    /// Sweeps after which an overflow is forgotten.
+    pub overflow_sweeps: u32,
+}
+
+impl Decider {
+    pub fn new(memory: Arc<WorkerMemory>, peers: Peers, hasher: FlowHasher) -> Decider {
+        let settings = Settings::default();
+        let mut decider = Decider {
+            table: Arc::default(),
+            settings,
+            lifetimes: Lifetimes::new(&settings.timeouts),
+            schedulers: std::iter::repeat_with(|| None).take(SERVICES_MAX).collect(),
+            counts: WorkerCounts::default(),
+            memory,
+            peers,
+            hasher,
+            overflow_sweeps: 0,
+        };
+        decider.set(settings);
+        decider
+    }
+
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.lifetimes = Lifetimes::new(&settings.timeouts);
+        self.overflow_sweeps = crate::expiry::sweeps_in(self.lifetimes.longest());
+    }
+
+    /// First step: parses the packet and finds its virtual service.
+    #[inline]
+    pub fn recognise(&self, packet: &[u8]) -> Result<Arrival, DropReason> {
+        let headers = parse(packet)?;
+        let protocol = headers.content.protocol();
+        let (service, hash) = match headers.addresses {
+            Addresses::V4 { client, vip } => {
+                let service = self.table.find_v4(vip, headers.service_port, protocol);
+                let service = service.ok_or(DropReason::NoService)?;
+                (service, self.hasher.hash(&key_v4(client, headers.client_port, service)))
+            }
+            Addresses::V6 { client, vip } => {
+                let service = self.table.find_v6(vip, headers.service_port, protocol);
+                let service = service.ok_or(DropReason::NoService)?;
+                (service, self.hasher.hash(&key_v6(client, headers.client_port, service)))
+            }
+        };
+        Ok(Arrival { headers, service, hash })
+    }
+
+    /// Brings the packet's part of the flow table into the cache.
+    #[inline]
+    pub fn touch(&self, arrival: &Arrival) -> u64 {
+        match arrival.headers.addresses {
+            Addresses::V4 { .. } => self.memory.flows_v4.touch(arrival.hash),
+            Addresses::V6 { .. } => self.memory.flows_v6.touch(arrival.hash),
         }
+    }
+
+    /// The other three steps: the MAC address of the RS that the packet goes to. `length` is the
+    /// packet's, for the counters.
+    #[inline]
+    pub fn decide(
+        &mut self,
+        arrival: &Arrival,
+        length: usize,
+        now: Moment,
+    ) -> Result<[u8; 6], DropReason> {
+        let port = arrival.headers.client_port;
+        let server = match arrival.headers.addresses {
+            Addresses::V4 { client, .. } => {
+                self.find_server(V4, &key_v4(client, port, arrival.service), arrival, now)?
+            }
+            Addresses::V6 { client, .. } => {
+                self.find_server(V6, &key_v6(client, port, arrival.service), arrival, now)?
+            }
+        };
+        self.find_neighbor(server, arrival, length)
+    }
+
+    #[inline]
+    fn find_server<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        arrival: &Arrival,
+        now: Moment,
+    ) -> Result<ServerIndex, DropReason> {
+        let found = select(&self.memory).find(key, arrival.hash);
+        if let Content::Error(_) = arrival.headers.content {
+            return self.server_of_error(select, key, arrival, found.map(|(_, flow)| flow), now);
+        }
+        let found = match found {
+            Some((place, flow)) if !flow.is_expired(now.ticks, &self.lifetimes) => {
+                Some((Some(place), flow))
+            }
+            Some((place, flow)) => {
+                self.counts.flows_expired += 1;
+                self.end(select, place, flow);
+                None
+            }
+            None => self.adopt(select, key, arrival.hash, now),
+        };
+        if let Some(found) = found
+            && let Some(server) = self.follow(select, found, arrival, now)?
+        {
+            return Ok(server);
+        }
+        self.begin(select, key, arrival, now)
+    }
+
+    /// Second step, a known flow: its state moves on. `None` when the packet starts anew.
+    #[inline]
+    fn follow<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        (place, flow): Found,
+        arrival: &Arrival,
+        now: Moment,
+    ) -> Result<Option<ServerIndex>, DropReason> {
+        let content = arrival.headers.content;
+        let opens = matches!(content, Content::Tcp(flags) if flags.opens());
+        let server = self.table.server(flow.server);
+        let state = server.filter(|server| server.service == arrival.service).map(|s| s.state);
+        let anew = match state {
+            // Not a server of this service: the entry outlived its server.
+            None => true,
+            Some(ServerState::Expired) => {
+                self.counts.flows_expired += 1;
+                true
+            }
+            Some(ServerState::Serving | ServerState::Removed) => opens && flow.state.is_over(),
+        };
+        if anew {
+            if let Some(place) = place {
+                self.end(select, place, flow);
+            }
+            let lost = state == Some(ServerState::Expired)
+                && content.protocol() == Protocol::Tcp
+                && !opens;
+            return if lost { Err(DropReason::ServerExpired) } else { Ok(None) };
+        }
+        let after = match content {
+            Content::Tcp(flags) => flow.state.after(flags),
+            _ => flow.state,
+        };
+        if let Some(place) = place
+            && (after != flow.state || now.ticks != flow.seen)
+        {
+            select(&self.memory).set(place, Flow { state: after, seen: now.ticks, ..flow });
+            if after.is_active() != flow.state.is_active() {
+                self.count_flow(flow.server, flow.state, -1);
+                self.count_flow(flow.server, after, 1);
+            }
+        }
+        Ok(Some(flow.server))
+    }
+
+    /// Second step, a flow that another worker knows: from now on it is this worker's.
+    #[inline(never)]
+    fn adopt<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+        now: Moment,
+    ) -> Option<Found> {
+        let (peer, flow) = self.peers.find(select, key, hash)?;
+        if flow.is_expired(now.ticks, &self.lifetimes) {
+            return None;
+        }
+        let Some(place) = self.make_room(select, hash) else {
+            return Some((None, flow));
+        };
+        self.put(select, place, key, hash, flow);
+        self.counts.flows_adopted += 1;
+        self.peers.tell_moved(peer, moved(key));
+        Some((Some(place), flow))
+    }
+
+    /// Third step: a new flow, or a packet whose flow there was no room for.
+    #[inline(never)]
+    fn begin<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        arrival: &Arrival,
+        now: Moment,
+    ) -> Result<ServerIndex, DropReason> {
+        let overflowed = select(&self.memory).has_overflowed(arrival.hash)
+            || self.peers.have_overflowed(select, arrival.hash);
+        let state = match arrival.headers.content {
+            Content::Tcp(flags) => {
+                if !flags.opens() {
+                    if overflowed {
+                        self.counts.overflow_followers += 1;
+                        return self.consistent_server(arrival);
+                    }
+                    if self.settings.unknown_flow == UnknownFlow::Drop || flags.resets() {
+                        return Err(DropReason::UnknownFlow);
+                    }
+                }
+                FlowState::first(flags)
+            }
+            _ => FlowState::Udp,
+        };
+        // Asked first, so that nothing is evicted for a flow that nobody will serve.
+        let consistent = self.consistent_server(arrival)?;
+        let Some(place) = self.make_room(select, arrival.hash) else {
+            self.counts.overflowed += 1;
+            select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
+            return Ok(consistent);
+        };
+        let server = if overflowed {
+            // Whether this is the flow that found no room cannot be told; if it is, it must go
+            // where its first packet went.
+            self.counts.overflow_followers += 1;
+            consistent
+        } else {
+            self.schedule(arrival, now).unwrap_or(consistent)
+        };
+        self.put(select, place, key, arrival.hash, Flow { server, state, seen: now.ticks });
+        self.counts.flows_created += 1;
+        self.memory.counters.count_connection(server);
+        Ok(server)
+    }
+
+    /// The scheduler's choice, if it made one that is of use.
+    fn schedule(&mut self, arrival: &Arrival, now: Moment) -> Option<ServerIndex> {
+        let service = self.table.service(arrival.service)?;
+        let instance = self.schedulers.get_mut(usize::from(arrival.service.0))?.as_mut()?;
+        let loads = WorkerLoads { memory: &self.memory, peers: &self.peers };
+        let slot = instance.schedule(service, &new_flow(&arrival.headers), &loads, now.millis);
+        service.servers.get(slot.ok()?).copied()?
+    }
+
+    /// The flow that an ICMP error quotes stays as it is: the error says nothing about its state.
+    #[inline(never)]
+    fn server_of_error<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        arrival: &Arrival,
+        own: Option<Flow>,
+        now: Moment,
+    ) -> Result<ServerIndex, DropReason> {
+        // Errors come from routers, so a NIC seldom puts them on their flow's queue.
+        let flow = own.or_else(|| Some(self.peers.find(select, key, arrival.hash)?.1));
+        if let Some(flow) = flow
+            && !flow.is_expired(now.ticks, &self.lifetimes)
+            && let Some(server) = self.table.server(flow.server)
+            && server.service == arrival.service
+        {
+            return Ok(flow.server);
+        }
+        let overflowed = select(&self.memory).has_overflowed(arrival.hash)
+            || self.peers.have_overflowed(select, arrival.hash);
+        if !overflowed {
+            return Err(DropReason::UnknownIcmp);
+        }
+        self.counts.overflow_followers += 1;
+        self.consistent_server(arrival)
+    }
+
+    /// The stateless choice.
+    fn consistent_server(&self, arrival: &Arrival) -> Result<ServerIndex, DropReason> {
+        let service = self.table.service(arrival.service).ok_or(DropReason::NoService)?;
+        if service.removed {
+            return Err(DropReason::ServiceRemoved);
+        }
+        let slot = service.consistent.choose(arrival.hash).ok_or(DropReason::NoServer)?;
+        service.servers.get(slot).copied().flatten().ok_or(DropReason::NoServer)
+    }
+
+    /// Fourth step.
+    #[inline]
+    fn find_neighbor(
+        &mut self,
+        index: ServerIndex,
+        arrival: &Arrival,
+        length: usize,
+    ) -> Result<[u8; 6], DropReason> {
+        let server = self.table.server(index).ok_or(DropReason::NoServer)?;
+        let neighbor = server.neighbor.as_ref().ok_or(DropReason::NoNeighbor)?;
+        if neighbor.vlans != arrival.headers.vlans {
+            return Err(DropReason::OtherVlan);
+        }
+        self.memory.counters.count_packet(index, length);
+        Ok(neighbor.mac)
+    }
+
+    fn make_room<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        hash: u64,
+    ) -> Option<Place> {
+        let hasher = self.hasher;
+        match select(&self.memory).make_room(hash, |key| hasher.hash(key)) {
+            Room::Free(place) => Some(place),
+            Room::Evicted(place, flow) => {
+                self.counts.flows_evicted += 1;
+                self.count_ended::<KEY>(flow);
+                Some(place)
+            }
+            Room::None => None,
+        }
+    }
+
+    fn put<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        place: Place,
+        key: &[u64; KEY],
+        hash: u64,
+        flow: Flow,
+    ) {
+        select(&self.memory).put(place, key, hash, flow);
+        *self.flows_gauge::<KEY>() += 1;
+        self.count_flow(flow.server, flow.state, 1);
+    }
+
+    pub fn end<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        place: Place,
+        flow: Flow,
+    ) {
+        let hasher = self.hasher;
+        select(&self.memory).remove(place, |key| hasher.hash(key));
+        self.count_ended::<KEY>(flow);
+    }
+
+    /// Another worker has taken over the flow with this key.
+    pub fn give_up<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+    ) {
+        if let Some((place, flow)) = select(&self.memory).find(key, self.hasher.hash(key)) {
+            self.end(select, place, flow);
+            self.counts.flows_moved += 1;
+        }
+    }
+
+    fn count_ended<const KEY: usize>(&mut self, flow: Flow) {
+        *self.flows_gauge::<KEY>() -= 1;
+        self.count_flow(flow.server, flow.state, -1);
+    }
+
+    fn flows_gauge<const KEY: usize>(&mut self) -> &mut u64 {
+        if KEY == 1 { &mut self.counts.flows_v4 } else { &mut self.counts.flows_v6 }
+    }
+
+    fn count_flow(&mut self, index: ServerIndex, state: FlowState, change: i64) {
+        self.memory.counters.count_flow(index, state.is_active(), change);
+        if let Some(server) = self.table.server(index)
+            && let Some(Some(instance)) = self.schedulers.get_mut(usize::from(server.service.0))
+        {
+            instance.mark_dirty(server.slot);
+        }
+    }
+}
+
+fn moved<const KEY: usize>(key: &[u64; KEY]) -> Moved {
+    match key.as_slice() {
+        &[word] => Moved::V4([word]),
+        words => Moved::V6(std::array::from_fn(|index| words.get(index).copied().unwrap_or(0))),
+    }
+}
+
+fn new_flow(headers: &Headers) -> NewFlow {
+    let mapped = |address: [u8; 4]| Ipv4Addr::from(address).to_ipv6_mapped().octets();
+    let (source, destination) = match headers.addresses {
+        Addresses::V4 { client, vip } => (mapped(client), mapped(vip)),
+        Addresses::V6 { client, vip } => (client, vip),
+    };
+    NewFlow {
+        source,
+        destination,
+        source_port: headers.client_port,
+        destination_port: headers.service_port,
+        protocol: headers.content.protocol() as u8,
+    }
+}
+
+struct WorkerLoads<'a> {
+    memory: &'a WorkerMemory,
+    peers: &'a Peers,
+}
+
+impl Loads for WorkerLoads<'_> {
+    fn has_others(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    fn own(&self, server: ServerIndex) -> Load {
+        self.memory.counters.load(server)
+    }
+
+    fn others(&self, server: ServerIndex) -> Load {
+        self.peers.load(server)
     }
 }

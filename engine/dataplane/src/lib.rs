@@ -9,15 +9,26 @@
 mod consistent;
 mod counters;
 mod decision;
+mod direct_routing;
+mod drop_reason;
+mod expiry;
+mod flow_key;
+mod flow_state;
+mod flow_table;
+mod parse;
+mod peers;
 mod scheduler;
 mod service_table;
 mod settings;
 mod update;
 mod worker;
+mod worker_memory;
 
 pub use consistent::ConsistentTable;
 pub use counters::{Counters, ServerCounts, WorkerCounts};
-pub use decision::DropReason;
+pub use drop_reason::DropReason;
+pub use flow_key::Seeds;
+pub use flow_state::FlowState;
 pub use scheduler::{
     Candidate, Failure, Instance, Load, NewFlow, SERVERS_PER_SERVICE_MAX, Scheduler,
     SchedulerCounters,
@@ -28,6 +39,5 @@ pub use service_table::{
 };
 pub use settings::{Settings, Timeouts, UnknownFlow};
 pub use update::{ControlEnd, Update, WorkerEnd, mailbox};
-pub use worker::{
-    Capacity, FlowRecord, FlowState, Handle, Millis, Seeds, Worker, WorkerMemory, workers,
-};
+pub use worker::{Handle, Worker, workers};
+pub use worker_memory::{Capacity, FlowRecord, Millis, WorkerMemory};

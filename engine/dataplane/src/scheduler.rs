@@ -2,7 +2,7 @@
 
 use crate::counters::add;
 use crate::service_table::{ServerIndex, Service};
-use crate::worker::Millis;
+use crate::worker_memory::Millis;
 use std::net::IpAddr;
 use std::ops::Add;
 use std::sync::Arc;

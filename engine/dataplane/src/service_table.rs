@@ -7,7 +7,7 @@
 
 use crate::consistent::ConsistentTable;
 use crate::scheduler::Candidate;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -103,28 +103,64 @@ pub struct Service {
 pub struct ServiceTable {
     services: Vec<Option<Service>>,
     servers: Vec<Option<Server>>,
-    by_key: HashMap<ServiceKey, ServiceIndex>,
+    by_key_v4: HashTable<(u64, ServiceIndex)>,
+    by_key_v6: HashMap<([u8; 16], u16, Protocol), ServiceIndex>,
+    expires: bool,
+}
+
+/// An IPv4 service's address, port and protocol in one word.
+#[inline]
+fn word_v4(vip: [u8; 4], port: u16, protocol: Protocol) -> u64 {
+    u64::from(u32::from_be_bytes(vip)) << 32 | u64::from(port) << 16 | protocol as u64
+}
+
+/// The operator chooses these keys, nobody else: one multiplication spreads them well enough.
+#[inline]
+fn hash_v4(word: u64) -> u64 {
+    let product = u128::from(word) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
 }
 
 impl ServiceTable {
     /// A table of these services and servers, each at its index.
+    ///
+    /// # Panics
+    /// When there are more than [`SERVICES_MAX`] or [`SERVERS_MAX`].
     pub fn new(services: Vec<Option<Service>>, servers: Vec<Option<Server>>) -> ServiceTable {
         assert!(services.len() <= SERVICES_MAX, "more than {SERVICES_MAX} services");
         assert!(servers.len() <= SERVERS_MAX, "more than {SERVERS_MAX} servers");
-        let by_key = services
-            .iter()
-            .enumerate()
-            .filter_map(|(index, service)| {
-                service.as_ref().map(|service| (service.key, ServiceIndex(index as u16)))
-            })
-            .collect();
-        ServiceTable { services, servers, by_key }
+        let mut by_key_v4 = HashTable::new();
+        let mut by_key_v6 = HashMap::new();
+        for (index, service) in (0..).map(ServiceIndex).zip(&services) {
+            let Some(ServiceKey { address, port, protocol }) = service.as_ref().map(|s| s.key)
+            else {
+                continue;
+            };
+            match address {
+                IpAddr::V4(vip) => {
+                    let word = word_v4(vip.octets(), port, protocol);
+                    by_key_v4.insert_unique(hash_v4(word), (word, index), |e| hash_v4(e.0));
+                }
+                IpAddr::V6(vip) => {
+                    by_key_v6.insert((vip.octets(), port, protocol), index);
+                }
+            }
+        }
+        let expires = servers.iter().flatten().any(|s| s.state == ServerState::Expired);
+        ServiceTable { services, servers, by_key_v4, by_key_v6, expires }
     }
 
-    /// The service that `key` addresses.
+    /// The service with this VIP, port and protocol.
     #[inline]
-    pub fn find(&self, key: &ServiceKey) -> Option<ServiceIndex> {
-        self.by_key.get(key).copied()
+    pub fn find_v4(&self, vip: [u8; 4], port: u16, protocol: Protocol) -> Option<ServiceIndex> {
+        let word = word_v4(vip, port, protocol);
+        self.by_key_v4.find(hash_v4(word), |entry| entry.0 == word).map(|entry| entry.1)
+    }
+
+    /// The service with this VIP, port and protocol.
+    #[inline]
+    pub fn find_v6(&self, vip: [u8; 16], port: u16, protocol: Protocol) -> Option<ServiceIndex> {
+        self.by_key_v6.get(&(vip, port, protocol)).copied()
     }
 
     /// The service at `index`.
@@ -137,5 +173,10 @@ impl ServiceTable {
     #[inline]
     pub fn server(&self, index: ServerIndex) -> Option<&Server> {
         self.servers.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// Whether a server's flows are to end at once.
+    pub(crate) fn expires(&self) -> bool {
+        self.expires
     }
 }

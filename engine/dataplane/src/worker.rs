@@ -1,100 +1,31 @@
 //! A worker: one queue's packets from arrival to departure.
 
-use crate::counters::Counters;
-use crate::service_table::{Protocol, ServerIndex, ServiceIndex};
+use crate::decision::{Arrival, Decider, Moment, V4, V6};
+use crate::direct_routing::rewrite;
+use crate::drop_reason::DropReason;
+use crate::expiry::Sweep;
+use crate::flow_key::{FlowHasher, Seeds};
+use crate::peers::{Moved, Peers};
 use crate::update::{ControlEnd, WorkerEnd, mailbox};
+use crate::worker_memory::{Capacity, Millis, WorkerMemory};
+use std::hint::black_box;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use xsk::{Port, Words};
+use xsk::{BURST_MAX, Packet, Port};
 
-/// Milliseconds since some moment before the first packet: the dataplane's only clock.
-pub type Millis = u64;
-
-/// How much each worker can remember.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
-    /// IPv4 flows, each worker.
-    pub flows_v4: usize,
-    /// IPv6 flows, each worker.
-    pub flows_v6: usize,
-}
-
-/// Secret numbers that make the flow hash unpredictable. Shared by all workers of a director.
-#[derive(Clone, Copy)]
-pub struct Seeds(pub [u64; 2]);
-
-/// State of a flow, as IPVS names them (INPUT_ONLY of net/netfilter/ipvs/ip_vs_proto_tcp.c).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowState {
-    /// A SYN was seen.
-    SynRecv,
-    /// The client acknowledged.
-    Established,
-    /// The client sent a FIN.
-    FinWait,
-    /// The client sent a FIN before it acknowledged.
-    TimeWait,
-    /// The client sent a RST.
-    Close,
-    /// A UDP flow.
-    Udp,
-}
-
-/// A flow as a listing shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlowRecord {
-    /// The client's address.
-    pub source: IpAddr,
-    /// The client's port.
-    pub source_port: u16,
-    /// The virtual service.
-    pub service: ServiceIndex,
-    /// The real server.
-    pub server: ServerIndex,
-    /// The state.
-    pub state: FlowState,
-    /// Seconds since its last packet.
-    pub idle: u32,
-}
-
-/// What one worker writes and everyone may read: its flow tables and its counters.
-pub struct WorkerMemory {
-    counters: Counters,
-    flows_v4: Words,
-    flows_v6: Words,
-}
-
-impl WorkerMemory {
-    /// The worker's counters.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Places in the tables: (IPv4, IPv6).
-    pub fn capacity(&self) -> Capacity {
-        todo()
-    }
-
-    /// Every flow in the tables at some moment during the iteration.
-    pub fn flows(&self, now: Millis) -> impl Iterator<Item = FlowRecord> + '_ {
-        let _ = (now, &self.flows_v4, &self.flows_v6);
-        std::iter::empty()
-    }
-}
-
-fn todo() -> ! {
-    unreachable!("written next")
-}
+/// Flows that a worker gives up to others in one turn, at most.
+const MOVED_IN_TURN: usize = 256;
 
 /// One turn after another, a worker takes the packets of its port to the real servers.
 pub struct Worker<P> {
     port: P,
-    #[allow(dead_code)]
     mailbox: WorkerEnd,
-    #[allow(dead_code)]
-    memory: Arc<WorkerMemory>,
+    decider: Decider,
+    sweep_v4: Sweep<1, 8>,
+    sweep_v6: Sweep<3, 16>,
+    burst: Vec<Packet>,
+    arrivals: Vec<Result<Arrival, DropReason>>,
 }
 
 /// What the control thread keeps of a worker.
@@ -112,32 +43,50 @@ pub fn workers<P: Port>(
     capacity: Capacity,
     seeds: Seeds,
 ) -> io::Result<Vec<(Worker<P>, Handle)>> {
-    let _ = seeds;
-    ports
-        .into_iter()
-        .map(|port| {
-            let memory = Arc::new(WorkerMemory {
-                counters: Counters::new()?,
-                flows_v4: Words::new(capacity.flows_v4 * 2)?,
-                flows_v6: Words::new(capacity.flows_v6 * 4)?,
-            });
-            let (control, worker) = mailbox();
-            let handle = Handle { mailbox: control, memory: memory.clone() };
-            Ok((Worker { port, mailbox: worker, memory }, handle))
-        })
-        .collect()
+    let memories = ports
+        .iter()
+        .map(|_| Ok(Arc::new(WorkerMemory::new(capacity)?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    let peers = Peers::introduce(&memories);
+    let workers = ports.into_iter().zip(memories).zip(peers).map(|((port, memory), peers)| {
+        let (control, mailbox) = mailbox();
+        let worker = Worker {
+            port,
+            mailbox,
+            decider: Decider::new(memory.clone(), peers, FlowHasher::new(seeds)),
+            sweep_v4: Sweep::new(V4),
+            sweep_v6: Sweep::new(V6),
+            burst: Vec::with_capacity(BURST_MAX),
+            arrivals: Vec::with_capacity(BURST_MAX),
+        };
+        (worker, Handle { mailbox: control, memory })
+    });
+    Ok(workers.collect())
 }
 
 impl<P: Port> Worker<P> {
     /// One turn: adopts updates, receives a burst, decides, rewrites, transmits, and takes one
-    /// step of the expiry. Returns the packets received.
+    /// step of the expiry. `now` never goes back. Returns the packets received.
     pub fn turn(&mut self, now: Millis) -> usize {
-        let _ = now;
-        todo()
+        let now = Moment::new(now);
+        self.adopt_updates();
+        self.port.reclaim();
+        let received = self.port.receive(&mut self.burst);
+        if received != 0 {
+            self.recognise();
+            self.forward(now);
+        }
+        self.port.flush();
+        self.port.refill();
+        self.sweep_v4.step(&mut self.decider, now, received == 0);
+        self.sweep_v6.step(&mut self.decider, now, received == 0);
+        self.publish(received);
+        received
     }
 
-    /// Sleeps until a packet or an update arrives, at most for `timeout`. Counted.
+    /// Sleeps until a packet or an update arrives, at most for `timeout`.
     pub fn sleep(&mut self, timeout: Duration) {
+        self.decider.counts.sleeps += 1;
         self.port.wait(timeout);
     }
 
@@ -150,23 +99,166 @@ impl<P: Port> Worker<P> {
     pub fn port_mut(&mut self) -> &mut P {
         &mut self.port
     }
-}
 
-impl FlowState {
-    /// The name that `ipvsadm -Lnc` prints.
-    pub fn name(self) -> &'static str {
-        match self {
-            FlowState::SynRecv => "SYN_RECV",
-            FlowState::Established => "ESTABLISHED",
-            FlowState::FinWait => "FIN_WAIT",
-            FlowState::TimeWait => "TIME_WAIT",
-            FlowState::Close => "CLOSE",
-            FlowState::Udp => "UDP",
+    /// Swaps in what the control thread prepared and sends back what it replaced.
+    fn adopt_updates(&mut self) {
+        let decider = &mut self.decider;
+        // An update that could not be sent back would have to be freed here: it waits instead.
+        while !self.mailbox.adopted.is_full()
+            && let Ok(mut update) = self.mailbox.updates.pop()
+        {
+            if let Some(table) = &mut update.table {
+                std::mem::swap(table, &mut decider.table);
+                if decider.table.expires() {
+                    self.sweep_v4.hurry(decider);
+                    self.sweep_v6.hurry(decider);
+                }
+            }
+            if let Some(settings) = update.settings {
+                decider.set(settings);
+            }
+            for (service, instance) in &mut update.schedulers {
+                if let Some(place) = decider.schedulers.get_mut(usize::from(service.0)) {
+                    std::mem::swap(instance, place);
+                }
+            }
+            decider.counts.updates += 1;
+            let returned = self.mailbox.adopted.push(update);
+            debug_assert!(returned.is_ok(), "only this thread fills the ring");
+        }
+        for _ in 0..MOVED_IN_TURN {
+            match decider.peers.next_moved() {
+                Some(Moved::V4(key)) => decider.give_up(V4, &key),
+                Some(Moved::V6(key)) => decider.give_up(V6, &key),
+                None => break,
+            }
         }
     }
 
-    /// The protocol whose state this is.
-    pub fn protocol(self) -> Protocol {
-        if self == FlowState::Udp { Protocol::Udp } else { Protocol::Tcp }
+    /// Stage by stage over the whole burst, so that the cache misses of its packets overlap.
+    fn recognise(&mut self) {
+        let mut touched = 0;
+        for packet in &self.burst {
+            touched ^= u64::from(self.port.bytes(packet).first().copied().unwrap_or(0));
+        }
+        for packet in &self.burst {
+            self.arrivals.push(self.decider.recognise(self.port.bytes(packet)));
+        }
+        for arrival in self.arrivals.iter().flatten() {
+            touched ^= self.decider.touch(arrival);
+        }
+        black_box(touched);
+    }
+
+    fn forward(&mut self, now: Moment) {
+        let source = self.port.mac();
+        for (packet, arrival) in self.burst.drain(..).zip(self.arrivals.drain(..)) {
+            let length = packet.len();
+            self.decider.counts.received += 1;
+            self.decider.counts.received_bytes += length as u64;
+            let verdict = arrival.and_then(|arrival| self.decider.decide(&arrival, length, now));
+            let refused = match verdict {
+                Ok(mac) => {
+                    rewrite(self.port.bytes_mut(&packet), mac, source);
+                    match self.port.send(packet) {
+                        Ok(()) => {
+                            self.decider.counts.forwarded += 1;
+                            continue;
+                        }
+                        Err(packet) => (packet, DropReason::TxRingFull),
+                    }
+                }
+                Err(reason) => (packet, reason),
+            };
+            self.port.release(refused.0);
+            self.decider.counts.dropped[refused.1 as usize] += 1;
+        }
+    }
+
+    fn publish(&mut self, received: usize) {
+        let counts = &mut self.decider.counts;
+        if received == 0 {
+            counts.empty_polls += 1;
+        } else {
+            counts.bursts += 1;
+        }
+        let port = self.port.counters();
+        counts.fill_ring_empty = port.fill_ring_empty;
+        counts.wakeups = port.wakeups;
+        self.decider.memory.counters.publish(counts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Candidate, ConsistentTable, Neighbor, Protocol, Server, ServerIndex, ServerState, Service,
+        ServiceIndex, ServiceKey, ServiceTable, Update,
+    };
+    use std::net::IpAddr;
+    use xsk::MemoryPort;
+
+    const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const SERVER: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn table() -> ServiceTable {
+        let address = IpAddr::from([172, 17, 100, 1]);
+        let candidates = vec![Candidate { address, weight: 1 }];
+        let service = Service {
+            key: ServiceKey {
+                address: IpAddr::from([172, 17, 100, 100]),
+                port: 80,
+                protocol: Protocol::Tcp,
+            },
+            servers: vec![Some(ServerIndex(0))],
+            consistent: Arc::new(ConsistentTable::new(&candidates)),
+            candidates,
+            version: 1,
+            removed: false,
+        };
+        let server = Server {
+            service: ServiceIndex(0),
+            slot: 0,
+            address,
+            state: ServerState::Serving,
+            neighbor: Some(Neighbor { mac: SERVER, vlans: [0, 0] }),
+        };
+        ServiceTable::new(vec![Some(service)], vec![Some(server)])
+    }
+
+    fn syn() -> Vec<u8> {
+        let mut packet = vec![0; 60];
+        packet[..6].copy_from_slice(&DIRECTOR);
+        packet[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 8, 0]);
+        packet[14..34].copy_from_slice(&[
+            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 192, 168, 100, 11, 172, 17, 100, 100,
+        ]);
+        packet[34..54].copy_from_slice(&[
+            0x30, 0x39, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
+        ]);
+        packet
+    }
+
+    #[test]
+    fn a_syn_becomes_a_flow_and_leaves_for_its_server() {
+        let ports = vec![MemoryPort::new(DIRECTOR, 64)];
+        let capacity = Capacity { flows_v4: 1000, flows_v6: 10 };
+        let (mut worker, mut handle) =
+            workers(ports, capacity, Seeds([1, 2])).unwrap().pop().unwrap();
+        let update = Update { table: Some(Arc::new(table())), ..Update::default() };
+        assert!(handle.mailbox.send(Box::new(update)).is_ok());
+        assert!(worker.port_mut().inject(&syn()));
+        assert_eq!(worker.turn(1000), 1);
+
+        let sent = worker.port_mut().sent();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0][..12], [SERVER, DIRECTOR].concat());
+        assert_eq!(sent[0][12..], syn()[12..]);
+        let counts = handle.memory.counters().read();
+        assert_eq!((counts.received, counts.forwarded, counts.flows_created), (1, 1, 1));
+        assert_eq!(handle.memory.flows(1000).count(), 1);
+        assert!(handle.mailbox.reap().is_some());
+        assert!(worker.port().census().is_conserved());
     }
 }

@@ -1,0 +1,113 @@
+//! The name of a flow inside the table, and its hash.
+//!
+//! The key is relative to the virtual service: client address, client port and service index say
+//! it all, so that an IPv4 key is one word.
+
+use crate::service_table::ServiceIndex;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Secret numbers that make the flow hash unpredictable. Shared by all workers of a director.
+#[derive(Clone, Copy)]
+pub struct Seeds(pub [u64; 2]);
+
+/// The hash: two rounds of folded multiplication with two secret seeds (one round, or a CRC, can
+/// be steered by whoever chooses the ports).
+#[derive(Clone, Copy)]
+pub(crate) struct FlowHasher {
+    first: u64,
+    second: u64,
+}
+
+/// An odd number without a pattern (the fractional digits of the golden ratio).
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[inline]
+fn fold(left: u64, right: u64) -> u64 {
+    let product = u128::from(left) * u128::from(right);
+    product as u64 ^ (product >> 64) as u64
+}
+
+impl FlowHasher {
+    pub fn new(seeds: Seeds) -> FlowHasher {
+        // Odd, so that no seed multiplies everything to zero.
+        FlowHasher { first: seeds.0[0] | 1, second: seeds.0[1] | 1 }
+    }
+
+    /// The hash of a key. The table's place is its high half, the consistent choice its low bits.
+    #[inline]
+    pub fn hash<const KEY: usize>(&self, key: &[u64; KEY]) -> u64 {
+        let mut hash = self.first;
+        for word in key {
+            hash = fold(hash ^ word, self.second);
+        }
+        fold(hash ^ self.first, MULTIPLIER ^ self.second)
+    }
+}
+
+/// Port and service in one word, never 0.
+#[inline]
+fn tag(client_port: u16, service: ServiceIndex) -> u64 {
+    u64::from(client_port) << 16 | (u64::from(service.0) + 1)
+}
+
+#[inline]
+fn untag(word: u64) -> (u16, ServiceIndex) {
+    ((word >> 16) as u16, ServiceIndex((word as u16).wrapping_sub(1)))
+}
+
+/// The key of an IPv4 flow.
+#[inline]
+pub(crate) fn key_v4(client: [u8; 4], client_port: u16, service: ServiceIndex) -> [u64; 1] {
+    [u64::from(u32::from_be_bytes(client)) << 32 | tag(client_port, service)]
+}
+
+/// The key of an IPv6 flow.
+#[inline]
+pub(crate) fn key_v6(client: [u8; 16], client_port: u16, service: ServiceIndex) -> [u64; 3] {
+    let client = u128::from_be_bytes(client);
+    [(client >> 64) as u64, client as u64, tag(client_port, service)]
+}
+
+/// What an IPv4 key says.
+pub(crate) fn read_v4([word]: [u64; 1]) -> (IpAddr, u16, ServiceIndex) {
+    let (client_port, service) = untag(word);
+    (Ipv4Addr::from_bits((word >> 32) as u32).into(), client_port, service)
+}
+
+/// What an IPv6 key says.
+pub(crate) fn read_v6([high, low, last]: [u64; 3]) -> (IpAddr, u16, ServiceIndex) {
+    let (client_port, service) = untag(last);
+    let client = u128::from(high) << 64 | u128::from(low);
+    (Ipv6Addr::from_bits(client).into(), client_port, service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back() {
+        let key = key_v4([192, 168, 100, 11], 65_535, ServiceIndex(4095));
+        let address = IpAddr::from([192, 168, 100, 11]);
+        assert_eq!(read_v4(key), (address, 65_535, ServiceIndex(4095)));
+        let client: Ipv6Addr = "fd00:1::11".parse().unwrap();
+        let key = key_v6(client.octets(), 0, ServiceIndex(0));
+        assert_eq!(read_v6(key), (client.into(), 0, ServiceIndex(0)));
+        assert_ne!(key[2], 0, "an all-zero tag would mean a free entry");
+    }
+
+    #[test]
+    fn neighboring_keys_spread_over_both_halves_of_the_hash() {
+        let hasher = FlowHasher::new(Seeds([0, 0]));
+        let mut high = [0u32; 64];
+        let mut low = [0u32; 64];
+        for port in 0..64_000 {
+            let hash = hasher.hash(&key_v4([10, 0, 0, 1], port, ServiceIndex(0)));
+            high[(hash >> 58) as usize] += 1;
+            low[(hash % 64) as usize] += 1;
+        }
+        for share in high.into_iter().chain(low) {
+            assert!((850..1150).contains(&share), "{share} of an expected 1000");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The flows of one worker: a hash table of fixed size that never stops to tidy up.
+//!
+//! Buckets of four entries, each a cache line (IPv6: two). A flow lives in the bucket that its
+//! hash names, its home, or in one of the [`PROBE_MAX`] - 1 that follow. Each bucket counts the
+//! entries that passed it by because it was full, so a search ends at the first bucket that nobody
+//! passed, and a removal leaves no tombstone behind.
+//!
+//! One worker writes. Others read, to recognise a flow whose packets moved to their queue, and the
+//! control thread reads, to list flows: every word is an atomic, an entry is taken out by clearing
+//! its key first and put in by writing its key last, and a reader that finds the key unchanged
+//! after reading the value has a consistent entry.
+
+use crate::flow_state::{FlowState, Lifetimes, Ticks};
+use crate::service_table::ServerIndex;
+use std::io;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, fence};
+use xsk::Words;
+
+/// Entries in a bucket.
+const BUCKET: usize = 4;
+/// Buckets in which a flow may live. Bounds every search, insertion and removal.
+pub(crate) const PROBE_MAX: usize = 8;
+/// Parts of the table that are meant to stay free, so that few flows leave their home bucket.
+const LOAD_PERCENT: usize = 60;
+
+/// What the table remembers of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flow {
+    pub server: ServerIndex,
+    pub state: FlowState,
+    /// When its last packet came.
+    pub seen: Ticks,
+}
+
+impl Flow {
+    #[inline]
+    pub fn is_expired(&self, now: Ticks, lifetimes: &Lifetimes) -> bool {
+        now.wrapping_sub(self.seen) >= lifetimes.of(self.state)
+    }
+}
+
+/// A value word: time 32 bits, server 16, mark 12, state 4.
+///
+/// The mark belongs to the bucket and not to the entry: in entry 0 it counts the entries that
+/// passed the bucket by, in entry 1 it counts down the sweeps until an overflow is forgotten.
+#[derive(Clone, Copy)]
+struct Value(u64);
+
+const STATE_BITS: u64 = 0xf;
+const MARK_SHIFT: u32 = 4;
+const MARK_MAX: u64 = 0xfff;
+const MARK_BITS: u64 = MARK_MAX << MARK_SHIFT;
+const PASSED_BY: usize = 0;
+const OVERFLOW: usize = 1;
+
+impl Value {
+    #[inline]
+    fn flow(self) -> Flow {
+        Flow {
+            server: ServerIndex((self.0 >> 16) as u16),
+            state: FlowState::from_bits(self.0 & STATE_BITS),
+            seen: (self.0 >> 32) as Ticks,
+        }
+    }
+
+    #[inline]
+    fn with_flow(self, flow: Flow) -> Value {
+        Value(
+            u64::from(flow.seen) << 32
+                | u64::from(flow.server.0) << 16
+                | self.0 & MARK_BITS
+                | flow.state.to_bits(),
+        )
+    }
+
+    #[inline]
+    fn mark(self) -> u64 {
+        (self.0 & MARK_BITS) >> MARK_SHIFT
+    }
+
+    #[inline]
+    fn with_mark(self, mark: u64) -> Value {
+        Value(self.0 & !MARK_BITS | mark << MARK_SHIFT)
+    }
+}
+
+/// Where an entry is. Good until the entry is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    bucket: u32,
+    slot: u32,
+}
+
+/// What making room for a flow took.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There was a free entry.
+    Free(Place),
+    /// The half-open flow that was idle for the longest had to go.
+    Evicted(Place, Flow),
+    /// Every entry that the flow could have holds a flow that is worth more.
+    None,
+}
+
+/// The table. `KEY` words of key an entry, the last of which is never 0 for a flow, and `WORDS`
+/// words a bucket, which is `4 * (KEY + 1)`: the keys first, word by word, then the values.
+pub(crate) struct FlowTable<const KEY: usize, const WORDS: usize> {
+    words: Words,
+}
+
+/// IPv4 flows: 16 bytes each.
+pub(crate) type FlowsV4 = FlowTable<1, 8>;
+/// IPv6 flows: 32 bytes each.
+pub(crate) type FlowsV6 = FlowTable<3, 16>;
+
+type Bucket<const WORDS: usize> = [AtomicU64; WORDS];
+
+impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
+    const VALUES: usize = {
+        assert!(WORDS == BUCKET * (KEY + 1));
+        BUCKET * KEY
+    };
+    const TAGS: usize = BUCKET * (KEY - 1);
+
+    /// A table in which `flows` flows fit comfortably.
+    pub fn new(flows: usize) -> io::Result<Self> {
+        let entries = flows.div_ceil(LOAD_PERCENT) * 100;
+        // The last homes need neighbors to probe as well.
+        let buckets = entries.div_ceil(BUCKET).max(1) + PROBE_MAX - 1;
+        Ok(FlowTable { words: Words::new(buckets * WORDS)? })
+    }
+
+    /// Entries that the table has.
+    pub fn capacity(&self) -> usize {
+        self.buckets().len() * BUCKET
+    }
+
+    #[inline]
+    fn buckets(&self) -> &[Bucket<WORDS>] {
+        self.words.as_chunks().0
+    }
+
+    /// The bucket that `hash` names, by its high half.
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        let homes = self.buckets().len() - (PROBE_MAX - 1);
+        (((hash >> 32) * homes as u64) >> 32) as usize
+    }
+
+    /// The buckets in which a flow with this hash may live.
+    #[inline]
+    fn neighborhood(&self, hash: u64) -> (usize, &[Bucket<WORDS>]) {
+        let home = self.home(hash);
+        (home, self.buckets().get(home..home + PROBE_MAX).unwrap_or(&[]))
+    }
+
+    /// Reads a word of the home bucket and forgets it: the bucket is in the cache when its turn
+    /// comes. The caller makes some use of the result, so that the load stays.
+    #[inline]
+    pub fn touch(&self, hash: u64) -> u64 {
+        self.buckets().get(self.home(hash)).map_or(0, |bucket| bucket[0].load(Relaxed))
+    }
+
+    /// Finds the flow with this key.
+    #[inline]
+    pub fn find(&self, key: &[u64; KEY], hash: u64) -> Option<(Place, Flow)> {
+        let (home, neighborhood) = self.neighborhood(hash);
+        for (distance, bucket) in neighborhood.iter().enumerate() {
+            if let Some(slot) = Self::match_slot(bucket, key) {
+                let place = Place { bucket: (home + distance) as u32, slot: slot as u32 };
+                return Some((place, Self::value(bucket, slot).flow()));
+            }
+            if Self::value(bucket, PASSED_BY).mark() == 0 {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Finds the flow with this key in the table of another worker, who may be writing to it.
+    pub fn find_foreign(&self, key: &[u64; KEY], hash: u64) -> Option<Flow> {
+        let (_, neighborhood) = self.neighborhood(hash);
+        for bucket in neighborhood {
+            if let Some(slot) = Self::match_slot(bucket, key) {
+                fence(Acquire);
+                let flow = Self::value(bucket, slot).flow();
+                fence(Acquire);
+                return (Self::match_slot(bucket, key) == Some(slot)).then_some(flow);
+            }
+            if Self::value(bucket, PASSED_BY).mark() == 0 {
+                break;
+            }
+        }
+        None
+    }
+
+    /// The slot of the bucket that holds `key`. Four comparisons and no branch.
+    #[inline]
+    fn match_slot(bucket: &Bucket<WORDS>, key: &[u64; KEY]) -> Option<usize> {
+        let mut mask = 0;
+        for slot in 0..BUCKET {
+            let mut equal = true;
+            for word in 0..KEY {
+                equal &= bucket[BUCKET * word + slot].load(Relaxed) == key[word];
+            }
+            mask |= u32::from(equal) << slot;
+        }
+        (mask != 0).then(|| mask.trailing_zeros() as usize)
+    }
+
+    #[inline]
+    fn value(bucket: &Bucket<WORDS>, slot: usize) -> Value {
+        Value(bucket[Self::VALUES + slot].load(Relaxed))
+    }
+
+    #[inline]
+    fn set_value(bucket: &Bucket<WORDS>, slot: usize, value: Value) {
+        bucket[Self::VALUES + slot].store(value.0, Relaxed);
+    }
+
+    fn is_free(bucket: &Bucket<WORDS>, slot: usize) -> bool {
+        bucket[Self::TAGS + slot].load(Relaxed) == 0
+    }
+
+    /// Replaces what is remembered of the flow at `place`.
+    #[inline]
+    pub fn set(&self, place: Place, flow: Flow) {
+        let slot = place.slot as usize % BUCKET;
+        if let Some(bucket) = self.buckets().get(place.bucket as usize) {
+            Self::set_value(bucket, slot, Self::value(bucket, slot).with_flow(flow));
+        }
+    }
+
+    /// Finds an entry for a new flow with this hash. If that takes an eviction, it is done.
+    /// Looks at no more than [`PROBE_MAX`] buckets.
+    pub fn make_room(&self, hash: u64, hash_of: impl Fn(&[u64; KEY]) -> u64) -> Room {
+        let (home, neighborhood) = self.neighborhood(hash);
+        let mut oldest: Option<(Place, Flow)> = None;
+        for (distance, bucket) in neighborhood.iter().enumerate() {
+            for slot in 0..BUCKET {
+                let place = Place { bucket: (home + distance) as u32, slot: slot as u32 };
+                if Self::is_free(bucket, slot) {
+                    return Room::Free(place);
+                }
+                let flow = Self::value(bucket, slot).flow();
+                if flow.state == FlowState::SynRecv
+                    && oldest.is_none_or(|(_, oldest)| flow.seen < oldest.seen)
+                {
+                    oldest = Some((place, flow));
+                }
+            }
+        }
+        match oldest {
+            Some((place, flow)) => {
+                self.remove(place, hash_of);
+                Room::Evicted(place, flow)
+            }
+            None => Room::None,
+        }
+    }
+
+    /// Puts a flow into the free entry at `place`, which `make_room` found for this hash.
+    pub fn put(&self, place: Place, key: &[u64; KEY], hash: u64, flow: Flow) {
+        let home = self.home(hash);
+        let at = place.bucket as usize;
+        for bucket in self.buckets().get(home..at).unwrap_or(&[]) {
+            let value = Self::value(bucket, PASSED_BY);
+            Self::set_value(bucket, PASSED_BY, value.with_mark(value.mark() + 1));
+        }
+        let Some(bucket) = self.buckets().get(at) else { return };
+        let slot = place.slot as usize % BUCKET;
+        Self::set_value(bucket, slot, Self::value(bucket, slot).with_flow(flow));
+        for word in 0..KEY {
+            bucket[BUCKET * word + slot].store(key[word], Release);
+        }
+    }
+
+    /// Takes the flow at `place` out. `hash_of` is the hash that it was put in under.
+    pub fn remove(&self, place: Place, hash_of: impl Fn(&[u64; KEY]) -> u64) {
+        let at = place.bucket as usize;
+        let slot = place.slot as usize % BUCKET;
+        let Some(bucket) = self.buckets().get(at) else { return };
+        let key = Self::key(bucket, slot);
+        bucket[Self::TAGS + slot].store(0, Relaxed);
+        fence(Release);
+        let home = self.home(hash_of(&key));
+        for passed in self.buckets().get(home..at).unwrap_or(&[]) {
+            let value = Self::value(passed, PASSED_BY);
+            Self::set_value(passed, PASSED_BY, value.with_mark(value.mark().saturating_sub(1)));
+        }
+    }
+
+    #[inline]
+    fn key(bucket: &Bucket<WORDS>, slot: usize) -> [u64; KEY] {
+        std::array::from_fn(|word| bucket[BUCKET * word + slot].load(Acquire))
+    }
+
+    /// Remembers for `sweeps` sweeps that a flow with this hash found no room.
+    pub fn mark_overflow(&self, hash: u64, sweeps: u32) {
+        if let Some(bucket) = self.buckets().get(self.home(hash)) {
+            let mark = u64::from(sweeps).min(MARK_MAX);
+            Self::set_value(bucket, OVERFLOW, Self::value(bucket, OVERFLOW).with_mark(mark));
+        }
+    }
+
+    /// Whether a flow with this hash may have found no room lately.
+    pub fn has_overflowed(&self, hash: u64) -> bool {
+        let bucket = self.buckets().get(self.home(hash));
+        bucket.is_some_and(|bucket| Self::value(bucket, OVERFLOW).mark() != 0)
+    }
+
+    /// Buckets of the table.
+    pub fn bucket_count(&self) -> usize {
+        self.buckets().len()
+    }
+
+    /// An overflow in the bucket at `index` comes one sweep closer to being forgotten.
+    pub fn fade_overflow(&self, index: usize) {
+        if let Some(bucket) = self.buckets().get(index) {
+            let value = Self::value(bucket, OVERFLOW);
+            if value.mark() != 0 {
+                Self::set_value(bucket, OVERFLOW, value.with_mark(value.mark() - 1));
+            }
+        }
+    }
+
+    /// The flows in the bucket at `index`.
+    pub fn entries(&self, index: usize) -> impl Iterator<Item = (Place, Flow)> + '_ {
+        self.buckets().get(index).into_iter().flat_map(move |bucket| {
+            (0..BUCKET).filter(|&slot| !Self::is_free(bucket, slot)).map(move |slot| {
+                let place = Place { bucket: index as u32, slot: slot as u32 };
+                (place, Self::value(bucket, slot).flow())
+            })
+        })
+    }
+
+    /// Every flow of the table with its key, for readers on other threads: each entry as it was
+    /// at some moment, flows that move meanwhile twice or not at all.
+    pub fn iter(&self) -> impl Iterator<Item = ([u64; KEY], Flow)> + '_ {
+        self.buckets().iter().flat_map(|bucket| {
+            (0..BUCKET).filter_map(move |slot| {
+                let key = Self::key(bucket, slot);
+                let flow = Self::value(bucket, slot).flow();
+                fence(Acquire);
+                (key[KEY - 1] != 0 && Self::key(bucket, slot) == key).then_some((key, flow))
+            })
+        })
+    }
+}

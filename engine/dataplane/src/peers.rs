@@ -1,0 +1,101 @@
+//! The other workers: how a flow is recognised whose packets moved to another queue.
+//!
+//! A NIC's hash can be re-programmed, and on some links a client's retransmissions take another
+//! queue. A worker that misses a flow looks into the tables of the others, which costs nothing
+//! while flows stay where they are and needs no answer from a worker that may be asleep. It takes
+//! the flow over and tells its former owner by a ring, so that the flow is counted once.
+
+use crate::decision::Select;
+use crate::flow_table::Flow;
+use crate::scheduler::Load;
+use crate::service_table::ServerIndex;
+use crate::worker_memory::WorkerMemory;
+use rtrb::{Consumer, Producer, RingBuffer};
+use std::sync::Arc;
+
+/// Flows that can be on their way from one worker to another. When more move at once, the former
+/// owner's entries end by their timeouts.
+const MOVED_MAX: usize = 1024;
+
+/// The key of a flow that was taken over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Moved {
+    V4([u64; 1]),
+    V6([u64; 3]),
+}
+
+struct Peer {
+    memory: Arc<WorkerMemory>,
+    taken: Producer<Moved>,
+    given: Consumer<Moved>,
+}
+
+/// All workers but this one.
+#[derive(Default)]
+pub(crate) struct Peers(Vec<Peer>);
+
+impl Peers {
+    /// For each of these workers its peers, joined by rings.
+    pub fn introduce(memories: &[Arc<WorkerMemory>]) -> Vec<Peers> {
+        let mut all: Vec<Peers> = memories.iter().map(|_| Peers::default()).collect();
+        for left in 0..memories.len() {
+            for right in left + 1..memories.len() {
+                let (taken_left, given_right) = RingBuffer::new(MOVED_MAX);
+                let (taken_right, given_left) = RingBuffer::new(MOVED_MAX);
+                let memory = memories[right].clone();
+                all[left].0.push(Peer { memory, taken: taken_left, given: given_left });
+                let memory = memories[left].clone();
+                all[right].0.push(Peer { memory, taken: taken_right, given: given_right });
+            }
+        }
+        all
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The peer that knows the flow with this key, and what it knows.
+    pub fn find<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+    ) -> Option<(usize, Flow)> {
+        // All first buckets are asked for before the first is looked at.
+        let touched = self.0.iter().fold(0, |sum, peer| sum ^ select(&peer.memory).touch(hash));
+        std::hint::black_box(touched);
+        let mut peers = self.0.iter().enumerate();
+        peers.find_map(|(index, peer)| Some((index, select(&peer.memory).find_foreign(key, hash)?)))
+    }
+
+    /// Whether a flow with this hash may have found no room with any of them.
+    pub fn have_overflowed<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        hash: u64,
+    ) -> bool {
+        self.0.iter().any(|peer| select(&peer.memory).has_overflowed(hash))
+    }
+
+    /// Tells a peer that its flow is this worker's now.
+    pub fn tell_moved(&mut self, peer: usize, moved: Moved) {
+        if let Some(peer) = self.0.get_mut(peer) {
+            // A full ring: see MOVED_MAX.
+            let _ = peer.taken.push(moved);
+        }
+    }
+
+    /// A flow that a peer has taken over from this worker.
+    pub fn next_moved(&mut self) -> Option<Moved> {
+        self.0.iter_mut().find_map(|peer| peer.given.pop().ok())
+    }
+
+    /// The connections of a server on all of them.
+    pub fn load(&self, server: ServerIndex) -> Load {
+        self.0
+            .iter()
+            .map(|peer| peer.memory.counters.load(server))
+            .fold(Load::default(), |sum, load| sum + load)
+    }
+}
