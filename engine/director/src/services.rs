@@ -1,0 +1,420 @@
+//! What the director should do: virtual services, real servers, weights and schedulers.
+//!
+//! Pure: no network, no workers, no clock. Each service and each server keeps one index for as
+//! long as a flow may refer to it. What was removed stays, takes no new flows, and gives its
+//! index up only after two checks in a row have found no flow of it.
+
+use crate::config_check::check_member;
+use crate::service_name::ServiceName;
+use dataplane::{
+    SERVERS_MAX, SERVERS_PER_SERVICE_MAX, SERVICES_MAX, ServerIndex, ServerState, ServiceIndex,
+    ServiceKey,
+};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Checks in a row that must find no flow of a removed server before its index is free. A flow
+/// that is on its way from one worker to another is in neither's table for a moment.
+const IDLE_CHECKS: u8 = 2;
+
+/// A virtual service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// What clients address.
+    pub key: ServiceKey,
+    /// The name of its scheduler.
+    pub scheduler: String,
+    /// Removed: it keeps its flows and takes no new ones.
+    pub removed: bool,
+    /// By slot, its servers, those removed included.
+    pub slots: Vec<Option<ServerIndex>>,
+}
+
+/// A real server of one virtual service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerEntry {
+    /// The service that it belongs to.
+    pub service: ServiceIndex,
+    /// Its slot there.
+    pub slot: u16,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight, as the operator set it.
+    pub weight: u16,
+    /// Whether it serves.
+    pub state: ServerState,
+    idle_checks: u8,
+}
+
+/// All services and servers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Services {
+    services: Vec<Option<ServiceEntry>>,
+    servers: Vec<Option<ServerEntry>>,
+    by_key: HashMap<ServiceKey, ServiceIndex>,
+}
+
+/// How a real server is taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Its flows stay until they end.
+    Drain,
+    /// Its flows end with their next packet.
+    Expire,
+}
+
+/// Why a change is refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServicesError {
+    /// No such virtual service.
+    #[error("no virtual service {service}; there {}", Known(known))]
+    UnknownService {
+        /// As it was asked for.
+        service: ServiceName,
+        /// Those that exist.
+        known: Vec<String>,
+    },
+    /// The virtual service has no such real server.
+    #[error("{service} has no real server {address}; there {}", Known(known))]
+    UnknownServer {
+        /// The service.
+        service: ServiceName,
+        /// As it was asked for.
+        address: IpAddr,
+        /// Those that exist.
+        known: Vec<String>,
+    },
+    /// The virtual service exists already.
+    #[error("virtual service {service} exists already")]
+    ServiceExists {
+        /// The service.
+        service: ServiceName,
+    },
+    /// The real server serves already.
+    #[error("{service} has real server {address} already; `shunt server set` changes its weight")]
+    ServerExists {
+        /// The service.
+        service: ServiceName,
+        /// The server.
+        address: IpAddr,
+    },
+    /// The real server was removed and only waits for its flows to end.
+    #[error("real server {address} of {service} is removed; `shunt server add` puts it back")]
+    ServerRemoved {
+        /// The service.
+        service: ServiceName,
+        /// The server.
+        address: IpAddr,
+    },
+    /// The address cannot serve this virtual service.
+    #[error("{0}")]
+    NoMember(String),
+    /// A limit of the dataplane.
+    #[error("no room for another {what}: the limit is {limit}, removed ones with flows included")]
+    Full {
+        /// What there would be too many of.
+        what: &'static str,
+        /// How many there can be.
+        limit: usize,
+    },
+}
+
+struct Known<'a>(&'a [String]);
+
+impl std::fmt::Display for Known<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            [] => write!(f, "is none"),
+            [only] => write!(f, "is only {only}"),
+            several => write!(f, "are {}", several.join(", ")),
+        }
+    }
+}
+
+/// The indices that came free.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Freed {
+    /// Of services.
+    pub services: Vec<ServiceIndex>,
+    /// Of servers.
+    pub servers: Vec<ServerIndex>,
+}
+
+impl Freed {
+    /// Whether none came free.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.servers.is_empty()
+    }
+}
+
+impl Services {
+    /// All services with their indices, those removed included.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceIndex, &ServiceEntry)> {
+        (0u16..)
+            .zip(&self.services)
+            .filter_map(|(index, entry)| entry.as_ref().map(|entry| (ServiceIndex(index), entry)))
+    }
+
+    /// All servers with their indices, those removed included.
+    pub fn servers(&self) -> impl Iterator<Item = (ServerIndex, &ServerEntry)> {
+        (0u16..)
+            .zip(&self.servers)
+            .filter_map(|(index, entry)| entry.as_ref().map(|entry| (ServerIndex(index), entry)))
+    }
+
+    /// The servers of one service by slot, those removed included.
+    pub fn members<'a>(
+        &'a self,
+        service: &'a ServiceEntry,
+    ) -> impl Iterator<Item = (ServerIndex, &'a ServerEntry)> {
+        service.slots.iter().flatten().filter_map(|&index| Some((index, self.server(index)?)))
+    }
+
+    /// The service at `index`.
+    pub fn service(&self, index: ServiceIndex) -> Option<&ServiceEntry> {
+        self.services.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// The server at `index`.
+    pub fn server(&self, index: ServerIndex) -> Option<&ServerEntry> {
+        self.servers.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// The service with this key, even if it is removed.
+    pub fn find(&self, key: &ServiceKey) -> Option<ServiceIndex> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The server of this service with this address, even if it is removed.
+    pub fn find_server(&self, service: ServiceIndex, address: IpAddr) -> Option<ServerIndex> {
+        let entry = self.service(service)?;
+        self.members(entry).find(|(_, server)| server.address == address).map(|(index, _)| index)
+    }
+
+    /// One past the highest service index in use.
+    pub fn services_len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// One past the highest server index in use.
+    pub fn servers_len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Adds a virtual service, or puts back one whose flows have not all ended yet.
+    pub fn add_service(
+        &mut self,
+        key: ServiceKey,
+        scheduler: &str,
+    ) -> Result<ServiceIndex, ServicesError> {
+        if let Some(index) = self.find(&key) {
+            let entry = self.service_mut(index);
+            if !entry.removed {
+                return Err(ServicesError::ServiceExists { service: ServiceName(key) });
+            }
+            entry.removed = false;
+            entry.scheduler = scheduler.to_owned();
+            return Ok(index);
+        }
+        let position = free_position(&self.services, SERVICES_MAX)
+            .ok_or(ServicesError::Full { what: "virtual service", limit: SERVICES_MAX })?;
+        let entry =
+            ServiceEntry { key, scheduler: scheduler.to_owned(), removed: false, slots: vec![] };
+        place(&mut self.services, position, entry);
+        let index = ServiceIndex(position as u16);
+        self.by_key.insert(key, index);
+        Ok(index)
+    }
+
+    /// Removes a virtual service and its servers: their flows stay until they end.
+    pub fn remove_service(&mut self, key: &ServiceKey) -> Result<(), ServicesError> {
+        let index = self.serving(key)?;
+        self.service_mut(index).removed = true;
+        for server in self.servers.iter_mut().flatten().filter(|server| server.service == index) {
+            if server.state == ServerState::Serving {
+                server.state = ServerState::Removed;
+                server.idle_checks = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a virtual service another scheduler.
+    pub fn set_scheduler(
+        &mut self,
+        key: &ServiceKey,
+        scheduler: &str,
+    ) -> Result<ServiceIndex, ServicesError> {
+        let index = self.serving(key)?;
+        self.service_mut(index).scheduler = scheduler.to_owned();
+        Ok(index)
+    }
+
+    /// Adds a real server, or puts back one whose flows have not all ended yet: they are its own
+    /// again. Without a weight it gets 1, or the one it had.
+    pub fn add_server(
+        &mut self,
+        key: &ServiceKey,
+        address: IpAddr,
+        weight: Option<u16>,
+    ) -> Result<ServerIndex, ServicesError> {
+        let service = self.serving(key)?;
+        check_member(*key, address).map_err(ServicesError::NoMember)?;
+        if let Some(index) = self.find_server(service, address) {
+            let server = self.server_mut(index);
+            if server.state == ServerState::Serving {
+                return Err(ServicesError::ServerExists { service: ServiceName(*key), address });
+            }
+            server.state = ServerState::Serving;
+            server.weight = weight.unwrap_or(server.weight);
+            return Ok(index);
+        }
+        let slot = free_position(&self.service_mut(service).slots, SERVERS_PER_SERVICE_MAX).ok_or(
+            ServicesError::Full {
+                what: "real server in this virtual service",
+                limit: SERVERS_PER_SERVICE_MAX,
+            },
+        )?;
+        let position = free_position(&self.servers, SERVERS_MAX)
+            .ok_or(ServicesError::Full { what: "real server", limit: SERVERS_MAX })?;
+        let index = ServerIndex(position as u16);
+        place(&mut self.service_mut(service).slots, slot, index);
+        let entry = ServerEntry {
+            service,
+            slot: slot as u16,
+            address,
+            weight: weight.unwrap_or(1),
+            state: ServerState::Serving,
+            idle_checks: 0,
+        };
+        place(&mut self.servers, position, entry);
+        Ok(index)
+    }
+
+    /// Gives a real server another weight.
+    pub fn set_weight(
+        &mut self,
+        key: &ServiceKey,
+        address: IpAddr,
+        weight: u16,
+    ) -> Result<(), ServicesError> {
+        let index = self.known_server(key, address)?;
+        let server = self.server_mut(index);
+        if server.state != ServerState::Serving {
+            return Err(ServicesError::ServerRemoved { service: ServiceName(*key), address });
+        }
+        server.weight = weight;
+        Ok(())
+    }
+
+    /// Takes a real server out. One that is only draining can still be expired.
+    pub fn remove_server(
+        &mut self,
+        key: &ServiceKey,
+        address: IpAddr,
+        removal: Removal,
+    ) -> Result<(), ServicesError> {
+        let index = self.known_server(key, address)?;
+        let server = self.server_mut(index);
+        server.state = match (server.state, removal) {
+            (ServerState::Serving, Removal::Drain) => ServerState::Removed,
+            (ServerState::Serving | ServerState::Removed, Removal::Expire) => ServerState::Expired,
+            _ => return Err(ServicesError::ServerRemoved { service: ServiceName(*key), address }),
+        };
+        server.idle_checks = 0;
+        Ok(())
+    }
+
+    /// One check: frees the indices of what is removed and had no flow in this check and the one
+    /// before. To be called when every worker has adopted the present state, and not more often
+    /// than a flow can be on its way between two workers.
+    pub fn free_idle(&mut self, has_flows: impl Fn(ServerIndex) -> bool) -> Freed {
+        let mut freed = Freed::default();
+        for position in 0..self.servers.len() {
+            let index = ServerIndex(position as u16);
+            let Some(server) = &mut self.servers[position] else { continue };
+            if server.state == ServerState::Serving {
+                continue;
+            }
+            server.idle_checks = if has_flows(index) { 0 } else { server.idle_checks + 1 };
+            if server.idle_checks >= IDLE_CHECKS {
+                let (service, slot) = (server.service, server.slot);
+                self.servers[position] = None;
+                let slots = &mut self.service_mut(service).slots;
+                slots[usize::from(slot)] = None;
+                truncate(slots);
+                freed.servers.push(index);
+            }
+        }
+        for position in 0..self.services.len() {
+            let Some(service) = &self.services[position] else { continue };
+            if service.removed && service.slots.is_empty() {
+                self.by_key.remove(&service.key);
+                self.services[position] = None;
+                freed.services.push(ServiceIndex(position as u16));
+            }
+        }
+        truncate(&mut self.servers);
+        truncate(&mut self.services);
+        freed
+    }
+
+    /// The service with this key, if it is not removed.
+    pub fn serving(&self, key: &ServiceKey) -> Result<ServiceIndex, ServicesError> {
+        self.find(key)
+            .filter(|&index| self.service(index).is_some_and(|service| !service.removed))
+            .ok_or_else(|| ServicesError::UnknownService {
+                service: ServiceName(*key),
+                known: self
+                    .services()
+                    .filter(|(_, service)| !service.removed)
+                    .map(|(_, service)| ServiceName(service.key).to_string())
+                    .collect(),
+            })
+    }
+
+    fn known_server(
+        &self,
+        key: &ServiceKey,
+        address: IpAddr,
+    ) -> Result<ServerIndex, ServicesError> {
+        let service = self.serving(key)?;
+        self.find_server(service, address).ok_or_else(|| ServicesError::UnknownServer {
+            service: ServiceName(*key),
+            address,
+            known: self
+                .service(service)
+                .into_iter()
+                .flat_map(|entry| self.members(entry))
+                .map(|(_, server)| server.address.to_string())
+                .collect(),
+        })
+    }
+
+    fn service_mut(&mut self, index: ServiceIndex) -> &mut ServiceEntry {
+        self.services[usize::from(index.0)].as_mut().expect("an index in use has an entry")
+    }
+
+    fn server_mut(&mut self, index: ServerIndex) -> &mut ServerEntry {
+        self.servers[usize::from(index.0)].as_mut().expect("an index in use has an entry")
+    }
+}
+
+fn free_position<T>(places: &[Option<T>], limit: usize) -> Option<usize> {
+    let position = places.iter().position(Option::is_none).unwrap_or(places.len());
+    (position < limit).then_some(position)
+}
+
+fn place<T>(places: &mut Vec<Option<T>>, position: usize, entry: T) {
+    if position == places.len() {
+        places.push(Some(entry));
+    } else {
+        places[position] = Some(entry);
+    }
+}
+
+fn truncate<T>(places: &mut Vec<Option<T>>) {
+    while matches!(places.last(), Some(None)) {
+        places.pop();
+    }
+}
