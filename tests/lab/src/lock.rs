@@ -1,0 +1,26 @@
+use crate::error::{Doing, Result};
+use std::fs::{File, OpenOptions};
+
+/// Every test that makes namespaces holds this file locked meanwhile.
+pub const LOCK_FILE: &str = "/tmp/shunt-netns-tests.lock";
+
+/// The right to make namespaces in a test: one holder on the whole machine, whatever crate or
+/// process it is in, because two topologies under load on two cores disturb each other.
+#[derive(Debug)]
+pub struct MachineLock {
+    _file: File,
+}
+
+impl MachineLock {
+    /// Waits for the lock. Dropping it, or the end of the process, gives it back.
+    pub fn acquire() -> Result<MachineLock> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(LOCK_FILE)
+            .doing(|| format!("opening {LOCK_FILE}"))?;
+        file.lock().doing(|| format!("locking {LOCK_FILE}"))?;
+        Ok(MachineLock { _file: file })
+    }
+}
