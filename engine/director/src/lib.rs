@@ -6,5 +6,7 @@ pub mod config;
 mod config_check;
 #[cfg(test)]
 mod config_tests;
+pub mod neighbors;
 pub mod service_name;
 pub mod services;
+pub mod tables;

@@ -418,3 +418,7 @@ fn truncate<T>(places: &mut Vec<Option<T>>) {
         places.pop();
     }
 }
+
+#[cfg(test)]
+#[path = "services_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! `shunt demo`: LVS direct routing on one machine, in network namespaces of its own, with the
+//! program's own `shunt run` in the middle.
+//!
+//! It shows, and it checks: what it claims about the schedulers and about lost requests is
+//! compared with what happened, and the exit code says whether it held.
+
+mod narrator;
+mod scenes;
+mod traffic;
+
+use clap::Args;
+use lab::{Config, Director, Family, HttpServer, Plan, Topology, VirtualService};
+use narrator::Narrator;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+use traffic::Traffic;
+
+/// The port of the virtual service.
+const PORT: u16 = 80;
+/// Real servers.
+const REAL_SERVERS: u8 = 2;
+
+/// Options of `shunt demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Keep everything up afterwards, until Ctrl-C, to try commands on it
+    #[arg(long)]
+    pub hold: bool,
+}
+
+/// Why the demo did not end as it should.
+#[derive(Debug, thiserror::Error)]
+enum DemoError {
+    #[error(transparent)]
+    Lab(#[from] lab::Error),
+    #[error("cannot find this program's own file: {0}. Start it by its path")]
+    OwnFile(std::io::Error),
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Runs the demo. 0: everything it claims was seen to hold; 1: something did not.
+pub fn run(args: &DemoArgs) -> ExitCode {
+    let say = Narrator::on_stdout();
+    match perform(args, &say) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What failed because a signal is ending the process is no failure of the demo.
+            lab::sleep_if_interrupted();
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that is up.
+struct Stage {
+    director: Director,
+    // Before the topology, so that it is the last to go.
+    _servers: Vec<HttpServer>,
+    topology: Topology,
+    service: VirtualService,
+}
+
+fn perform(args: &DemoArgs, say: &Narrator) -> Result<(), DemoError> {
+    let begun = Instant::now();
+    let own_file = std::env::current_exe().map_err(DemoError::OwnFile)?;
+    let hold = if args.hold { " --hold" } else { "" };
+    lab::require_root("shunt demo", &format!("{} demo{hold}", own_file.display()))?;
+    lab::catch_signals(|| println!("\nInterrupted: removing everything that was made."))
+        .map_err(|error| DemoError::Broken(format!("cannot catch Ctrl-C: {error}")))?;
+
+    say.title("shunt demo: LVS direct routing, in network namespaces of its own");
+    let stage = build(own_file, say)?;
+    let mut traffic = Traffic::new(&stage.topology.client, stage.service.address);
+    scenes::round_robin(&mut traffic, say)?;
+    scenes::weighted(&stage, &mut traffic, say)?;
+    scenes::least_connection(&stage, &mut traffic, say)?;
+    scenes::nothing_lost(&traffic, say)?;
+    scenes::listing(&stage, say)?;
+    scenes::metrics(&stage, say)?;
+    let seconds = begun.elapsed().as_secs_f32();
+    say.title(&format!("Everything held, in {seconds:.1} s."));
+    scenes::next(&stage, args.hold, say);
+    if args.hold {
+        say.line("Up until Ctrl-C, which removes everything.");
+        // The thread that catches the signal ends the process.
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(())
+}
+
+fn build(own_file: PathBuf, say: &Narrator) -> Result<Stage, DemoError> {
+    say.step("Build the network");
+    let begun = Instant::now();
+    let topology = Plan::new("").real_servers(REAL_SERVERS).build()?;
+    say.picture(&topology);
+    say.done(&format!(
+        "{} namespaces, wired up in {:.1} s. Nothing outside them is touched.",
+        topology.real_servers.len() + 4,
+        begun.elapsed().as_secs_f32()
+    ));
+
+    say.step("Start a small HTTP server on each real server, and shunt on the director");
+    let servers = (1..=REAL_SERVERS)
+        .map(|number| {
+            let anywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+            HttpServer::start(topology.real_server(number), &name(number), anywhere)
+        })
+        .collect::<Result<_, _>>()?;
+    let service = VirtualService {
+        address: SocketAddr::new(lab::vip(Family::V4), PORT),
+        protocol: "tcp",
+        scheduler: "rr",
+        real_servers: (1..=REAL_SERVERS)
+            .map(|number| (lab::real_server_address(number, Family::V4), 1))
+            .collect(),
+    };
+    let begun = Instant::now();
+    let director = Director::start(&topology, &own_file, &Config::of(vec![service.clone()]))?;
+    let stage = Stage { director, _servers: servers, topology, service };
+    scenes::ready(&stage, begun, say)?;
+    Ok(stage)
+}
+
+/// What the real server with this number calls itself.
+fn name(number: u8) -> String {
+    format!("rs{number}")
+}
