@@ -2,13 +2,22 @@ use crate::error::{Error, Result};
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 
-/// The command line as one would type it, for messages.
-pub(crate) fn line(command: &Command) -> String {
+/// The command line as one would type it.
+pub fn line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
-        .map(|word| word.to_string_lossy())
+        .map(|word| quote(&word.to_string_lossy()))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+fn quote(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Runs a command to its end and returns what it wrote to standard output. An exit status other
@@ -73,6 +82,14 @@ mod tests {
     fn a_command_that_does_not_exist_is_named() {
         let error = run(&mut Command::new("no-such-command-here")).unwrap_err();
         assert!(error.to_string().contains("no-such-command-here"), "{error}");
+    }
+
+    #[test]
+    fn a_command_line_can_be_typed_again() {
+        let mut command = Command::new("printf");
+        command.args(["%s|%s|%s", "two words", "it's", ""]);
+        let typed = run(Command::new("sh").args(["-c", &line(&command)])).unwrap();
+        assert_eq!(typed, "two words|it's|");
     }
 
     #[test]

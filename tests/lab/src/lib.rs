@@ -7,6 +7,7 @@
 mod cleanup;
 mod command;
 mod content;
+mod director;
 mod error;
 mod http_client;
 mod http_server;
@@ -20,8 +21,9 @@ mod udp_echo;
 mod wait;
 
 pub use cleanup::{catch_signals, interrupted, sleep_if_interrupted};
-pub use command::{run, run_with_input};
+pub use command::{line, run, run_with_input};
 pub use content::Content;
+pub use director::{Config, Director, METRICS, VirtualService};
 pub use error::{Error, Result};
 pub use http_client::{Answer, HttpClient, get_once, get_once_here};
 pub use http_server::HttpServer;
