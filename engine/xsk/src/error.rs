@@ -142,3 +142,21 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+impl Error {
+    /// Why there is no AF_XDP socket.
+    pub(crate) fn from_socket(error: io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(libc::EPERM) => {
+                Error::NoPermission { doing: "open an AF_XDP socket", capability: "CAP_NET_RAW" }
+            }
+            Some(libc::EAFNOSUPPORT) => Error::NoAfXdp,
+            _ => system("AF_XDP".to_owned(), "open a socket")(error),
+        }
+    }
+}
+
+/// For `map_err`: what the system call was for.
+pub(crate) fn system(place: String, doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { place, doing, source }
+}

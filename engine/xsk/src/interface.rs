@@ -1,6 +1,20 @@
 //! The way in: all queues of an interface, opened together.
 
-use crate::{Error, InterfaceOptions, Monitor, Steer, XskPort};
+use crate::interrupts::Interrupts;
+use crate::nic::{Channels, Nic};
+use crate::umem::HEADROOM;
+use crate::{Error, InterfaceOptions, Monitor, Queues, Steer, XskPort};
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+
+const RING_SIZES: RangeInclusive<u32> = 64..=32768;
+const FRAMES_MAX: u32 = 1 << 20;
+
+/// The frame sizes that the kernel takes: powers of two from 2048 to a page.
+const FRAME_SIZES: [u32; 2] = [2048, 4096];
+
+/// What a packet has before its MTU: the Ethernet header and two VLAN tags.
+const FRAMING: u32 = 14 + 2 * 4;
 
 /// An interface whose queues are open.
 ///
@@ -24,5 +38,112 @@ pub struct Interface {
 
 /// Opens the queues of an interface and loads the XDP program, without attaching it.
 pub fn open(options: &InterfaceOptions) -> Result<Interface, Error> {
-    Err(Error::NoInterface { name: options.name.clone() })
+    check(options)?;
+    let nic = Nic::look_up(&options.name)?;
+    let queues = choose_queues(&nic.name, nic.channels, &options.queues)?;
+    let frame_size = frame_size(&nic)?;
+    let interrupts =
+        options.busy_poll.as_ref().map(|options| Interrupts::defer(&nic, options)).transpose()?;
+    let ports = queues
+        .iter()
+        .map(|&queue| XskPort::open(&nic, queue, frame_size, options))
+        .collect::<Result<Vec<XskPort>, Error>>()?;
+    let mut steer = Steer::load(&nic, nic.channels.rx, interrupts)?;
+    for port in &ports {
+        steer.set_socket(port.queue(), port.as_fd())?;
+    }
+    let monitors = ports.iter().map(XskPort::monitor).collect();
+    Ok(Interface { name: nic.name, index: nic.index, mac: nic.mac, steer, ports, monitors })
+}
+
+fn check(options: &InterfaceOptions) -> Result<(), Error> {
+    let ring_size = options.ring_size;
+    if !ring_size.is_power_of_two() || !RING_SIZES.contains(&ring_size) {
+        let reason = "a power of two from 64 to 32768 would do";
+        return Err(Error::Option { option: "ring_size", value: ring_size.into(), reason });
+    }
+    if options.frames < ring_size || options.frames > FRAMES_MAX {
+        let reason = "at least ring_size, better twice that, and at most 1048576 would do";
+        return Err(Error::Option { option: "frames", value: options.frames.into(), reason });
+    }
+    Ok(())
+}
+
+/// The smallest frame that holds the interface's largest packet.
+fn frame_size(nic: &Nic) -> Result<u32, Error> {
+    let packet = nic.mtu.saturating_add(FRAMING);
+    FRAME_SIZES.into_iter().find(|size| packet <= size - HEADROOM).ok_or_else(|| {
+        let largest = FRAME_SIZES[1] - HEADROOM - FRAMING;
+        let reason = format!(
+            "an MTU of {} needs packets of several frames, which shunt does not take; \
+             `ip link set dev {} mtu {largest}` mends it",
+            nic.mtu, nic.name
+        );
+        Error::Unsuitable { interface: nic.name.clone(), reason }
+    })
+}
+
+/// The queues to open: all that there are, in order.
+fn choose_queues(name: &str, has: Channels, asked: &Queues) -> Result<Vec<u32>, Error> {
+    let refuse = |reason| Err(Error::Queues { interface: name.to_owned(), reason });
+    let all: Vec<u32> = (0..has.rx).collect();
+    let chosen = match asked {
+        Queues::All => all.clone(),
+        Queues::List(list) => {
+            let mut list = list.clone();
+            list.sort_unstable();
+            list
+        }
+    };
+    if let Some(pair) = chosen.windows(2).find(|pair| pair[0] == pair[1]) {
+        return refuse(format!("queue {} is listed twice", pair[0]));
+    }
+    let Some(&last) = chosen.last() else {
+        return refuse("no queue is listed; queues = \"all\" takes every one".to_owned());
+    };
+    if last >= has.rx {
+        return refuse(format!(
+            "queue {last} does not exist, there {} {}; {}",
+            if has.rx == 1 { "is" } else { "are" },
+            has.rx,
+            mend(name, has, last.saturating_add(1))
+        ));
+    }
+    if chosen != all {
+        let count = chosen.len() as u32;
+        let missing: Vec<String> =
+            all.iter().filter(|queue| !chosen.contains(queue)).map(u32::to_string).collect();
+        let renumber = if last >= count {
+            format!(" (and then list queues 0 to {})", count - 1)
+        } else {
+            String::new()
+        };
+        return refuse(format!(
+            "packets that arrive on queue {} would reach no worker; list every queue, or {}{renumber}",
+            missing.join(", "),
+            mend(name, has, count)
+        ));
+    }
+    if has.tx < has.rx {
+        return refuse(format!(
+            "{} receive queues need as many transmit queues, there are {}; {}",
+            has.rx,
+            has.tx,
+            mend(name, has, has.rx)
+        ));
+    }
+    Ok(chosen)
+}
+
+/// What makes the interface have `count` queues.
+fn mend(name: &str, has: Channels, count: u32) -> String {
+    if has.max == 0 {
+        "this driver's number of queues cannot be set".to_owned()
+    } else if count > has.max {
+        format!("this driver has at most {}", has.max)
+    } else if has.separate {
+        format!("`ethtool -L {name} rx {count} tx {count}` mends it")
+    } else {
+        format!("`ethtool -L {name} combined {count}` mends it")
+    }
 }

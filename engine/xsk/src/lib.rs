@@ -2,12 +2,20 @@
 
 mod error;
 mod interface;
+mod interrupts;
+mod mapping;
 mod memory_port;
 mod monitor;
+mod nic;
 mod options;
 mod port;
+mod queue;
+mod ring;
+mod socket;
 mod steer;
+mod umem;
 mod words;
+mod xdp_link;
 mod xsk_port;
 
 pub use error::Error;

@@ -1,59 +1,86 @@
 //! A port over plain memory: the twin of the AF_XDP port for tests, fuzzing and benches.
 
-use crate::port::{BURST_MAX, Census, Packet, Port, PortCounters};
-use std::collections::VecDeque;
+use crate::port::{Census, Packet, Port, PortCounters};
+use crate::queue::{Queue, Rings};
+use crate::ring::{Consumer, Descriptor, Producer, pair};
+use crate::umem::{HEADROOM, Umem};
 use std::time::Duration;
 
-const FRAME_SIZE: usize = 2048;
-const HEADROOM: usize = 256;
+const FRAME_SIZE: u32 = 2048;
+
+/// Where the rings' indices start: near the end of u32, so that whatever runs on a memory port
+/// soon sees them wrap.
+const FIRST_INDEX: u32 = u32::MAX - 100;
 
 /// A port whose wire is a pair of queues in memory.
 ///
-/// [`inject`](MemoryPort::inject) puts a packet on the wire, [`sent`](MemoryPort::sent) takes the
-/// transmitted ones off it. The faults of a real ring can be played: few frames, a TX ring that
-/// is short, a kernel that does not complete.
+/// The packet path is the AF_XDP port's own, rings and frames included; in the kernel's place
+/// are the rings' other ends. [`inject`](MemoryPort::inject) puts a packet on the wire,
+/// [`sent`](MemoryPort::sent) takes the transmitted ones off it. The faults of a real queue can
+/// be played: few frames, a TX ring that is short, a kernel that does not complete.
+#[derive(Debug)]
 pub struct MemoryPort {
+    queue: Queue,
+    kernel: Twin,
     mac: [u8; 6],
-    frames: Vec<u8>,
-    free: Vec<u64>,
-    fill: VecDeque<u64>,
-    rx: VecDeque<(u64, u32)>,
-    tx: VecDeque<(u64, u32)>,
-    in_flight: VecDeque<(u64, u32)>,
-    completion: VecDeque<u64>,
-    tx_ring_size: usize,
+    tx_ring_size: u32,
     stalled: bool,
-    held: u32,
-    total: u32,
-    counters: PortCounters,
+}
+
+/// The kernel's ends of the rings.
+#[derive(Debug)]
+struct Twin {
+    fill: Consumer<u64>,
+    rx: Producer<Descriptor>,
+    tx: Consumer<Descriptor>,
+    completion: Producer<u64>,
+    /// Packets taken from the TX ring and not yet completed: the ones just before its index.
+    /// Their entries are not written again before that, since the ring holds all frames.
+    in_flight: u32,
+}
+
+impl Twin {
+    /// Takes the oldest transmitted packet off the wire.
+    fn transmitted(&mut self) -> Option<Packet> {
+        if self.in_flight == 0 {
+            return None;
+        }
+        let Descriptor { address, length, .. } =
+            self.tx.reread(self.tx.next().wrapping_sub(self.in_flight));
+        self.in_flight -= 1;
+        Some(Packet { address, length })
+    }
 }
 
 impl MemoryPort {
     /// A port with `frames` frames of 2 KiB and TX, fill and RX rings that can hold them all.
+    ///
+    /// # Panics
+    /// If there is no memory for them.
     pub fn new(mac: [u8; 6], frames: u32) -> MemoryPort {
-        let count = frames as usize;
-        let mut port = MemoryPort {
-            mac,
-            frames: vec![0; count * FRAME_SIZE],
-            free: (0..u64::from(frames)).rev().map(|n| n * FRAME_SIZE as u64).collect(),
-            fill: VecDeque::with_capacity(count),
-            rx: VecDeque::with_capacity(count),
-            tx: VecDeque::with_capacity(count),
-            in_flight: VecDeque::with_capacity(count),
-            completion: VecDeque::with_capacity(count),
-            tx_ring_size: count,
-            stalled: false,
-            held: 0,
-            total: frames,
-            counters: PortCounters::default(),
+        let size = frames.next_power_of_two();
+        let memory = "memory for the port";
+        let (fill, kernel_fill) = pair(size, FIRST_INDEX).expect(memory);
+        let (kernel_rx, rx) = pair(size, FIRST_INDEX).expect(memory);
+        let (tx, kernel_tx) = pair(size, FIRST_INDEX).expect(memory);
+        let (kernel_completion, completion) = pair(size, FIRST_INDEX).expect(memory);
+        let umem = Umem::new(frames, FRAME_SIZE).expect(memory);
+        let mut queue = Queue::new(umem, Rings { fill, rx, tx, completion });
+        queue.refill();
+        queue.counters = PortCounters::default();
+        let kernel = Twin {
+            fill: kernel_fill,
+            rx: kernel_rx,
+            tx: kernel_tx,
+            completion: kernel_completion,
+            in_flight: 0,
         };
-        port.refill();
-        port
+        MemoryPort { queue, kernel, mac, tx_ring_size: size, stalled: false }
     }
 
     /// Makes the TX ring hold at most `size` packets.
     pub fn limit_tx_ring(&mut self, size: usize) {
-        self.tx_ring_size = size;
+        self.tx_ring_size = size.min(self.queue.rings.tx.size() as usize) as u32;
     }
 
     /// While stalled, the "kernel" transmits and completes nothing.
@@ -64,113 +91,106 @@ impl MemoryPort {
     /// Puts a packet on the wire. Returns false when the fill ring is empty or the packet does
     /// not fit a frame: a NIC would have dropped it too.
     pub fn inject(&mut self, packet: &[u8]) -> bool {
-        if packet.len() > FRAME_SIZE - HEADROOM {
+        if packet.len() > (FRAME_SIZE - HEADROOM) as usize || self.kernel.fill.peek(1) == 0 {
             return false;
         }
-        let Some(frame) = self.fill.pop_front() else {
-            return false;
-        };
-        let start = frame as usize + HEADROOM;
-        self.frames[start..start + packet.len()].copy_from_slice(packet);
-        self.rx.push_back((start as u64, packet.len() as u32));
+        let frame = self.kernel.fill.reread(self.kernel.fill.next());
+        self.kernel.fill.release(1);
+        let received = Packet { address: frame + u64::from(HEADROOM), length: packet.len() as u32 };
+        self.queue.umem.bytes_mut(&received).copy_from_slice(packet);
+        self.show(received);
+        self.kernel.rx.publish();
         true
     }
 
     /// Takes the transmitted packets off the wire, oldest first, and completes their frames.
     pub fn sent(&mut self) -> Vec<Vec<u8>> {
-        let mut packets = Vec::with_capacity(self.in_flight.len());
-        while let Some((address, length)) = self.in_flight.pop_front() {
-            let start = address as usize;
-            packets.push(self.frames[start..start + length as usize].to_vec());
-            self.completion.push_back(address);
+        let mut packets = Vec::with_capacity(self.kernel.in_flight as usize);
+        while let Some(packet) = self.kernel.transmitted() {
+            packets.push(self.queue.umem.bytes(&packet).to_vec());
+            let placed = self.kernel.completion.push(packet.address);
+            assert!(placed, "the completion ring holds all frames");
         }
+        self.kernel.completion.publish();
         packets
     }
 
     /// For benches: completes what was transmitted and receives the same frames again, as they
     /// are. `restore` is given each packet's bytes to undo the rewrite.
     pub fn recycle(&mut self, mut restore: impl FnMut(&mut [u8])) {
-        while let Some((address, length)) = self.in_flight.pop_front() {
-            let start = address as usize;
-            restore(&mut self.frames[start..start + length as usize]);
-            self.rx.push_back((address, length));
+        while let Some(packet) = self.kernel.transmitted() {
+            restore(self.queue.umem.bytes_mut(&packet));
+            self.queue.recycle(&packet);
+            self.show(packet);
         }
+        self.kernel.rx.publish();
+    }
+
+    fn show(&mut self, Packet { address, length }: Packet) {
+        let placed = self.kernel.rx.push(Descriptor { address, length, options: 0 });
+        assert!(placed, "the RX ring holds all frames");
     }
 }
 
 impl Port for MemoryPort {
+    #[inline]
     fn reclaim(&mut self) {
-        while let Some(address) = self.completion.pop_front() {
-            self.free.push(address - address % FRAME_SIZE as u64);
-        }
+        self.queue.reclaim();
     }
 
+    #[inline]
     fn receive(&mut self, burst: &mut Vec<Packet>) -> usize {
-        let count = self.rx.len().min(BURST_MAX);
-        for (address, length) in self.rx.drain(..count) {
-            burst.push(Packet { address, length });
-        }
-        self.held += count as u32;
-        count
+        self.queue.receive(burst)
     }
 
     #[inline]
     fn bytes(&self, packet: &Packet) -> &[u8] {
-        let start = packet.address as usize;
-        &self.frames[start..start + packet.len()]
+        self.queue.umem.bytes(packet)
     }
 
     #[inline]
     fn bytes_mut(&mut self, packet: &Packet) -> &mut [u8] {
-        let start = packet.address as usize;
-        &mut self.frames[start..start + packet.len()]
+        self.queue.umem.bytes_mut(packet)
     }
 
     #[inline]
     fn send(&mut self, packet: Packet) -> Result<(), Packet> {
-        if self.tx.len() >= self.tx_ring_size {
-            self.counters.tx_ring_full += 1;
+        // What the kernel has taken is in the ring's memory and not in the ring.
+        if self.queue.rings.tx.next().wrapping_sub(self.kernel.tx.next()) >= self.tx_ring_size {
+            self.queue.counters.tx_ring_full += 1;
             return Err(packet);
         }
-        self.held -= 1;
-        self.tx.push_back((packet.address, packet.length));
-        Ok(())
+        self.queue.send(packet)
     }
 
+    #[inline]
     fn release(&mut self, packet: Packet) {
-        self.held -= 1;
-        self.free.push(packet.address - packet.address % FRAME_SIZE as u64);
+        self.queue.release(packet);
     }
 
+    #[inline]
     fn flush(&mut self) {
+        self.queue.rings.tx.publish();
         if !self.stalled {
-            self.in_flight.append(&mut self.tx);
+            let taken = self.kernel.tx.peek(u32::MAX);
+            self.kernel.tx.release(taken);
+            self.kernel.in_flight += taken;
         }
     }
 
+    #[inline]
     fn refill(&mut self) {
-        if self.fill.is_empty() {
-            self.counters.fill_ring_empty += 1;
-        }
-        self.fill.extend(self.free.drain(..).rev());
+        self.queue.refill();
     }
 
     fn wait(&mut self, _timeout: Duration) {}
 
     fn census(&self) -> Census {
-        Census {
-            free: self.free.len() as u32,
-            fill: self.fill.len() as u32,
-            rx: self.rx.len() as u32,
-            held: self.held,
-            tx: (self.tx.len() + self.in_flight.len()) as u32,
-            completion: self.completion.len() as u32,
-            total: self.total,
-        }
+        self.queue.census()
     }
 
     fn counters(&self) -> PortCounters {
-        self.counters
+        self.queue.counters
     }
 
     fn mac(&self) -> [u8; 6] {

@@ -1,7 +1,17 @@
 //! The XDP program that steers packets for virtual services to the queues' sockets.
 
-use crate::Error;
+use crate::error::{Cause, Error};
+use crate::interrupts::Interrupts;
+use crate::nic::Nic;
+use crate::xdp_link::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, XdpLink};
+use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// What the XDP program recognises a virtual service by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,29 +119,256 @@ impl AttachMode {
 
 /// The XDP program of one interface. Dropping it detaches the program, and so does the end of
 /// the process, however it ends: it is attached as a bpf_link.
-#[derive(Debug)]
-pub struct Steer {}
+pub struct Steer {
+    // Detached first, when all of this is dropped.
+    link: Option<XdpLink>,
+    native_refusal: Option<io::Error>,
+    interface: String,
+    index: u32,
+    program: Ebpf,
+    services: aya::maps::HashMap<MapData, MapKey, u8>,
+    /// What is in `services`.
+    present: HashSet<MapKey>,
+    sockets: XskMap<MapData>,
+    counts: PerCpuArray<MapData, u64>,
+    _interrupts: Option<Interrupts>,
+}
+
+impl fmt::Debug for Steer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steer")
+            .field("interface", &self.interface)
+            .field("link", &self.link)
+            .field("entries", &self.present.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// `struct service` in steer.bpf.c: address, port (both in network byte order), protocol and IP
+/// version.
+type MapKey = [u8; 20];
+
+/// `entries` of the services in steer.bpf.c.
+const SERVICES_MAX: u32 = 65536;
+
+impl SteerKey {
+    fn to_map(self) -> MapKey {
+        let mut key = vip(self.address);
+        key[16..18].copy_from_slice(&self.port.to_be_bytes());
+        key[18] = self.protocol;
+        key
+    }
+}
+
+/// The entry that says that an address is a VIP.
+fn vip(address: IpAddr) -> MapKey {
+    let mut key = [0; 20];
+    let (address, version) = match address {
+        IpAddr::V4(address) => (address.to_ipv6_mapped(), 4),
+        IpAddr::V6(address) => (address, 6),
+    };
+    key[..16].copy_from_slice(&address.octets());
+    key[19] = version;
+    key
+}
 
 impl Steer {
+    /// Loads the program for an interface with `queues` receive queues.
+    ///
+    /// `interrupts` are put back when this is dropped.
+    pub(crate) fn load(
+        nic: &Nic,
+        queues: u32,
+        interrupts: Option<Interrupts>,
+    ) -> Result<Steer, Error> {
+        let failed = |error| refused(&nic.name, "load the XDP program", error);
+        let mac: [u16; 3] =
+            std::array::from_fn(|n| u16::from_ne_bytes([nic.mac[2 * n], nic.mac[2 * n + 1]]));
+        let mut program = EbpfLoader::new()
+            .override_global("own_mac", &mac, true)
+            .map_max_entries("sockets", queues)
+            .load(aya::include_bytes_aligned!("steer.bpf.o"))
+            .map_err(|error| failed(error.into()))?;
+        let mut map =
+            |name| program.take_map(name).ok_or_else(|| failed(format!("no map {name:?}").into()));
+        let services =
+            map("services")?.try_into().map_err(|error: MapError| failed(error.into()))?;
+        let sockets = map("sockets")?.try_into().map_err(|error: MapError| failed(error.into()))?;
+        let counts = map("counts")?.try_into().map_err(|error: MapError| failed(error.into()))?;
+        xdp(&mut program).and_then(|xdp| Ok(xdp.load()?)).map_err(failed)?;
+        Ok(Steer {
+            link: None,
+            native_refusal: None,
+            interface: nic.name.clone(),
+            index: nic.index,
+            program,
+            services,
+            present: HashSet::new(),
+            sockets,
+            counts,
+            _interrupts: interrupts,
+        })
+    }
+
+    /// Steers what arrives on a queue to this socket, which must be bound to it.
+    pub(crate) fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(|error| {
+            refused(&self.interface, "enter a socket into the XSKMAP", error.into())
+        })
+    }
+
     /// Steers packets for exactly these virtual services from now on.
     ///
     /// Only the difference to the last call is applied, additions first, so that a service that
     /// stays is never unmatched. An error leaves the services as they were.
-    pub fn set_services(&mut self, _services: &[SteerKey]) -> Result<(), Error> {
+    pub fn set_services(&mut self, services: &[SteerKey]) -> Result<(), Error> {
+        let mut wanted = HashSet::with_capacity(2 * services.len());
+        for service in services {
+            if !matches!(i32::from(service.protocol), libc::IPPROTO_TCP | libc::IPPROTO_UDP) {
+                return Err(Error::Protocol { protocol: service.protocol });
+            }
+            wanted.insert(service.to_map());
+            wanted.insert(vip(service.address));
+        }
+        let mut added = Vec::new();
+        for key in wanted.difference(&self.present) {
+            if let Err(error) = self.services.insert(key, 0, 0) {
+                for key in added {
+                    // Nothing better is left if this fails too: the packets would find a worker
+                    // that does not know the service, and be dropped and counted there.
+                    let _ = self.services.remove(key);
+                }
+                return Err(self.insert_refused(error));
+            }
+            added.push(key);
+        }
+        let gone: Vec<MapKey> = self.present.difference(&wanted).copied().collect();
+        self.present.extend(wanted.iter());
+        for key in gone {
+            self.services.remove(&key).map_err(|error| {
+                refused(&self.interface, "remove a virtual service", error.into())
+            })?;
+            self.present.remove(&key);
+        }
         Ok(())
     }
 
-    /// Attaches the program: in the driver if it can, else in the network stack.
-    /// Nothing is steered before.
+    fn insert_refused(&self, error: MapError) -> Error {
+        if os_error(&error) == Some(libc::E2BIG) {
+            return Error::TooManyServices {
+                interface: self.interface.clone(),
+                capacity: SERVICES_MAX,
+            };
+        }
+        refused(&self.interface, "add a virtual service", error.into())
+    }
+
+    /// Attaches the program: in the driver if it can, else in the network stack. Why the driver
+    /// could not is then [`native_refusal`](Steer::native_refusal). Nothing is steered before.
     pub fn attach(&mut self) -> Result<AttachMode, Error> {
-        Ok(AttachMode::Native)
+        self.detach();
+        let interface = self.interface.clone();
+        let failed = |error| refused(&interface, "find the XDP program", error);
+        let program = xdp(&mut self.program).map_err(failed)?;
+        let program = program.fd().map_err(|error| failed(error.into()))?.as_fd();
+        let native = match XdpLink::create(program, self.index, XDP_FLAGS_DRV_MODE) {
+            Ok(link) => {
+                self.link = Some(link);
+                return Ok(AttachMode::Native);
+            }
+            Err(error) => error,
+        };
+        match native.raw_os_error() {
+            // dev_xdp_attach in net/core/dev.c: a program in this mode, or in the other one.
+            Some(libc::EBUSY | libc::EEXIST) => return Err(Error::ProgramBusy { interface }),
+            Some(libc::EPERM) => return Err(no_permission()),
+            Some(libc::ENODEV) => return Err(Error::NoInterface { name: interface }),
+            _ => {}
+        }
+        match XdpLink::create(program, self.index, XDP_FLAGS_SKB_MODE) {
+            Ok(link) => {
+                self.link = Some(link);
+                self.native_refusal = Some(native);
+                Ok(AttachMode::Generic)
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
+                Err(Error::ProgramBusy { interface })
+            }
+            Err(generic) => Err(Error::Attach { interface, native, generic }),
+        }
+    }
+
+    /// Why the program is in the network stack and not in the driver.
+    pub fn native_refusal(&self) -> Option<&io::Error> {
+        self.native_refusal.as_ref()
     }
 
     /// Gives all packets back to the kernel. The services stay set.
-    pub fn detach(&mut self) {}
+    pub fn detach(&mut self) {
+        self.link = None;
+        self.native_refusal = None;
+    }
 
     /// What was steered and what was passed since the program was loaded.
     pub fn counts(&self) -> Result<SteerCounts, Error> {
-        Ok(SteerCounts::default())
+        let sum = |index: usize| -> Result<u64, Error> {
+            let counts = self.counts.get(&(index as u32), 0).map_err(|error| {
+                refused(&self.interface, "read the XDP program's counts", error.into())
+            })?;
+            Ok(counts.iter().sum())
+        };
+        let mut counts = SteerCounts::default();
+        for kind in PassKind::ALL {
+            counts.passed[kind as usize] = sum(kind as usize)?;
+        }
+        counts.redirected = sum(PassKind::COUNT)?;
+        Ok(counts)
     }
+}
+
+fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, Cause> {
+    let program = program.program_mut("steer").ok_or("no program \"steer\"")?;
+    Ok(program.try_into()?)
+}
+
+fn refused(interface: &str, doing: &'static str, source: Cause) -> Error {
+    // EPERM: a map or the program. aya looks first what the kernel can do, and finds that it can
+    // do nothing; what fails then has no error number.
+    if os_error(&*source) == Some(libc::EPERM) || !may_use_bpf() {
+        return no_permission();
+    }
+    Error::Bpf { interface: interface.to_owned(), doing, source }
+}
+
+fn no_permission() -> Error {
+    Error::NoPermission {
+        doing: "load and attach the XDP program",
+        capability: "CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON",
+    }
+}
+
+/// Whether this thread has the capabilities; true if it cannot be told.
+fn may_use_bpf() -> bool {
+    // linux/capability.h
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_BPF: u64 = 1 << 39;
+    let Ok(status) = std::fs::read_to_string("/proc/thread-self/status") else {
+        return true;
+    };
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    effective.is_none_or(|mask| mask & CAP_NET_ADMIN != 0 && mask & (CAP_BPF | CAP_SYS_ADMIN) != 0)
+}
+
+/// The kernel's answer, if there is one below an error.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
 }
