@@ -147,3 +147,103 @@ fn mend(name: &str, has: Channels, count: u32) -> String {
         format!("`ethtool -L {name} combined {count}` mends it")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMBINED: Channels = Channels { rx: 4, tx: 4, max: 8, separate: false };
+    const SEPARATE: Channels = Channels { rx: 2, tx: 2, max: 16, separate: true };
+
+    fn refusal(has: Channels, list: &[u32]) -> String {
+        choose_queues("eth0", has, &Queues::List(list.to_vec())).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_queues_are_chosen_in_order() {
+        assert_eq!(choose_queues("eth0", COMBINED, &Queues::All).unwrap(), [0, 1, 2, 3]);
+        let list = Queues::List(vec![3, 1, 0, 2]);
+        assert_eq!(choose_queues("eth0", COMBINED, &list).unwrap(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_list_that_leaves_queues_out_names_the_line_that_mends_it() {
+        assert_eq!(
+            refusal(COMBINED, &[0, 1]),
+            "eth0: packets that arrive on queue 2, 3 would reach no worker; list every queue, or \
+             `ethtool -L eth0 combined 2` mends it"
+        );
+        assert_eq!(
+            refusal(SEPARATE, &[0]),
+            "eth0: packets that arrive on queue 1 would reach no worker; list every queue, or \
+             `ethtool -L eth0 rx 1 tx 1` mends it"
+        );
+        assert!(
+            refusal(COMBINED, &[2, 3])
+                .ends_with("`ethtool -L eth0 combined 2` mends it (and then list queues 0 to 1)")
+        );
+    }
+
+    #[test]
+    fn a_queue_that_does_not_exist_is_refused() {
+        assert_eq!(
+            refusal(COMBINED, &[0, 5]),
+            "eth0: queue 5 does not exist, there are 4; `ethtool -L eth0 combined 6` mends it"
+        );
+        assert!(refusal(COMBINED, &[8]).ends_with("this driver has at most 8"));
+        assert!(refusal(COMBINED, &[u32::MAX]).ends_with("this driver has at most 8"));
+        let fixed = Channels { rx: 1, tx: 1, max: 0, separate: false };
+        assert_eq!(
+            refusal(fixed, &[1]),
+            "eth0: queue 1 does not exist, there is 1; this driver's number of queues cannot be set"
+        );
+    }
+
+    #[test]
+    fn empty_and_doubled_lists_are_refused() {
+        assert!(refusal(COMBINED, &[]).contains("no queue is listed"));
+        assert!(refusal(COMBINED, &[0, 1, 1, 2, 3]).contains("queue 1 is listed twice"));
+    }
+
+    #[test]
+    fn every_receive_queue_needs_a_transmit_queue() {
+        let has = Channels { rx: 4, tx: 2, max: 4, separate: true };
+        let error = choose_queues("eth0", has, &Queues::All).unwrap_err().to_string();
+        assert!(error.ends_with("`ethtool -L eth0 rx 4 tx 4` mends it"), "{error}");
+    }
+
+    #[test]
+    fn rings_and_frames_out_of_range_are_refused() {
+        let good = InterfaceOptions::new("eth0");
+        assert!(check(&good).is_ok());
+        for (ring_size, frames) in [
+            (0, 8192),
+            (100, 8192),
+            (32, 8192),
+            (65536, 1 << 17),
+            (4096, 4095),
+            (64, FRAMES_MAX + 1),
+        ] {
+            let error = check(&InterfaceOptions { ring_size, frames, ..good.clone() }).unwrap_err();
+            assert!(matches!(error, Error::Option { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_frame_follows_the_mtu() {
+        let nic = |mtu| Nic {
+            name: "eth0".to_owned(),
+            index: 1,
+            mac: [0; 6],
+            mtu,
+            driver: String::new(),
+            channels: COMBINED,
+        };
+        for (mtu, size) in [(1500, 2048), (1770, 2048), (1771, 4096), (3818, 4096)] {
+            assert_eq!(frame_size(&nic(mtu)).unwrap(), size, "mtu {mtu}");
+        }
+        let error = frame_size(&nic(9000)).unwrap_err().to_string();
+        assert!(error.contains("`ip link set dev eth0 mtu 3818`"), "{error}");
+        assert!(frame_size(&nic(3819)).is_err() && frame_size(&nic(u32::MAX)).is_err());
+    }
+}

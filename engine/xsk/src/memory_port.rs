@@ -197,3 +197,169 @@ impl Port for MemoryPort {
         self.mac
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BURST_MAX;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    /// One turn of a worker that sends back what it gets, and drops every `drop_every`th packet.
+    fn turn(port: &mut MemoryPort, drop_every: usize) -> usize {
+        let mut burst = Vec::with_capacity(BURST_MAX);
+        port.reclaim();
+        let count = port.receive(&mut burst);
+        for (n, packet) in burst.drain(..).enumerate() {
+            if n % drop_every == drop_every - 1 {
+                port.release(packet);
+                continue;
+            }
+            port.bytes_mut(&packet)[0] ^= 0xff;
+            if let Err(packet) = port.send(packet) {
+                port.release(packet);
+            }
+        }
+        port.flush();
+        port.refill();
+        assert!(port.census().is_conserved(), "{:?}", port.census());
+        assert_eq!(port.census().held, 0);
+        count
+    }
+
+    #[test]
+    fn a_packet_goes_out_in_the_frame_that_it_came_in_with() {
+        let mut port = MemoryPort::new(MAC, 4);
+        assert_eq!(port.census(), Census { fill: 4, total: 4, ..Census::default() });
+        assert!(port.inject(b"hello"));
+        let mut burst = Vec::with_capacity(BURST_MAX);
+        assert_eq!(port.receive(&mut burst), 1);
+        let packet = burst.pop().unwrap();
+        let before = port.bytes(&packet).as_ptr();
+        port.bytes_mut(&packet)[0] = b'j';
+        port.send(packet).unwrap();
+        assert_eq!(port.census().tx, 1);
+        port.flush();
+        assert_eq!(port.sent(), [b"jello"]);
+        assert_eq!(port.census().completion, 1);
+        port.reclaim();
+        port.refill();
+        assert_eq!(port.census().fill, 4);
+        // The four frames go round; the fourth packet from here is in the first one's place.
+        for _ in 0..4 {
+            assert!(port.inject(b"again"));
+        }
+        port.receive(&mut burst);
+        let last = burst.pop().unwrap();
+        assert_eq!(port.bytes(&last).as_ptr(), before);
+        port.release(last);
+        burst.into_iter().for_each(|packet| port.release(packet));
+    }
+
+    #[test]
+    fn frames_are_conserved_under_every_fault() {
+        // 300 is not a power of two: the rings are larger than the frames are many.
+        let mut port = MemoryPort::new(MAC, 300);
+        let (mut injected, mut received, mut sent) = (0, 0, 0);
+        for n in 0..4000usize {
+            port.stall(n % 200 > 150);
+            port.limit_tx_ring(if n % 300 > 200 { 10 } else { 512 });
+            for _ in 0..n % 100 {
+                injected += usize::from(port.inject(&[n as u8; 60]));
+            }
+            received += turn(&mut port, 3 + n % 4);
+            if n % 3 == 0 {
+                sent += port.sent().len();
+            }
+        }
+        let census = port.census();
+        assert_eq!(injected, received + census.rx as usize);
+        assert!(sent > 10_000 && port.counters().tx_ring_full > 0, "{sent} {:?}", port.counters());
+        assert!(port.counters().fill_ring_empty > 0);
+    }
+
+    #[test]
+    fn a_stalled_kernel_fills_the_tx_ring_and_empties_the_fill_ring() {
+        let mut port = MemoryPort::new(MAC, 8);
+        port.stall(true);
+        for _ in 0..8 {
+            assert!(port.inject(&[0; 60]));
+        }
+        assert!(!port.inject(&[0; 60]));
+        assert_eq!(turn(&mut port, usize::MAX), 8);
+        assert_eq!(port.census().tx, 8);
+        assert!(!port.inject(&[0; 60]), "no frame is left to receive into");
+        assert_eq!((port.sent().len(), turn(&mut port, usize::MAX)), (0, 0));
+        assert!(port.counters().fill_ring_empty >= 2);
+        port.stall(false);
+        port.flush();
+        assert_eq!(port.sent().len(), 8);
+        turn(&mut port, usize::MAX);
+        assert!(port.inject(&[0; 60]));
+    }
+
+    #[test]
+    fn a_full_tx_ring_gives_the_packet_back() {
+        let mut port = MemoryPort::new(MAC, 8);
+        port.limit_tx_ring(2);
+        for _ in 0..3 {
+            port.inject(&[0; 60]);
+        }
+        let mut burst = Vec::with_capacity(BURST_MAX);
+        port.receive(&mut burst);
+        let refused: Vec<Packet> =
+            burst.drain(..).filter_map(|packet| port.send(packet).err()).collect();
+        assert_eq!((refused.len(), port.counters().tx_ring_full), (1, 1));
+        refused.into_iter().for_each(|packet| port.release(packet));
+        assert!(port.census().is_conserved());
+    }
+
+    #[test]
+    fn recycled_packets_are_received_as_they_were_restored() {
+        let mut port = MemoryPort::new(MAC, 128);
+        for n in 0..100u8 {
+            assert!(port.inject(&[n; 60]));
+        }
+        for _ in 0..50 {
+            while turn(&mut port, usize::MAX) > 0 {}
+            let mut restored = 0;
+            port.recycle(|bytes| {
+                bytes[0] ^= 0xff;
+                assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+                restored += 1;
+            });
+            assert_eq!((restored, port.census().rx), (100, 100));
+            assert!(port.census().is_conserved());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_a_frame_is_dropped_by_the_wire() {
+        let mut port = MemoryPort::new(MAC, 2);
+        assert!(port.inject(&[0; 1792]));
+        assert!(!port.inject(&[0; 1793]));
+    }
+
+    #[test]
+    fn a_burst_is_bounded() {
+        let mut port = MemoryPort::new(MAC, 256);
+        for _ in 0..200 {
+            port.inject(&[0; 60]);
+        }
+        let sizes: Vec<usize> = (0..5).map(|_| turn(&mut port, usize::MAX)).collect();
+        assert_eq!(sizes, [64, 64, 64, 8, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its UMEM")]
+    fn a_packet_of_a_larger_port_is_refused() {
+        let mut large = MemoryPort::new(MAC, 64);
+        let mut burst = Vec::with_capacity(BURST_MAX);
+        for _ in 0..64 {
+            large.inject(&[0; 60]);
+        }
+        large.receive(&mut burst);
+        let small = MemoryPort::new(MAC, 2);
+        burst.iter().for_each(|packet| assert_eq!(small.bytes(packet).len(), 60));
+    }
+}

@@ -288,3 +288,158 @@ pub(crate) fn pair<T: Entry>(size: u32, first: u32) -> std::io::Result<(Producer
     ring.consumer().store(first, Ordering::Relaxed);
     Ok((Producer::new(Arc::clone(&memory), layout), Consumer::new(memory, layout)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the indices start: at the beginning, as the kernel's, and where they wrap.
+    const FIRST: [u32; 4] = [0, u32::MAX, u32::MAX - 3, u32::MAX - 1000];
+
+    fn taken(consumer: &mut Consumer<u64>, most: u32) -> Vec<u64> {
+        let count = consumer.peek(most);
+        let entries = consumer.entries(count).collect();
+        consumer.release(count);
+        entries
+    }
+
+    #[test]
+    fn entries_arrive_in_order_across_the_end_of_the_ring_and_of_u32() {
+        for first in FIRST {
+            let (mut producer, mut consumer) = pair::<u64>(8, first).unwrap();
+            let mut sent = 0;
+            let mut received = Vec::new();
+            for turn in 0..1000u64 {
+                for _ in 0..turn % 7 {
+                    if producer.push(sent) {
+                        sent += 1;
+                    }
+                }
+                producer.publish();
+                received.extend(taken(&mut consumer, (turn % 5) as u32));
+            }
+            received.extend(taken(&mut consumer, u32::MAX));
+            assert!(sent > 1500, "{sent}");
+            assert!(received.iter().copied().eq(0..sent), "first index {first}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_seen_before_it_is_published() {
+        let (mut producer, mut consumer) = pair::<u64>(8, u32::MAX).unwrap();
+        assert!(producer.push(7) && producer.push(8));
+        assert_eq!((consumer.peek(9), consumer.visible()), (0, 0));
+        assert!(producer.is_drained());
+        producer.publish();
+        assert!(!producer.is_drained());
+        assert_eq!((consumer.peek(9), consumer.visible()), (2, 2));
+        assert_eq!(consumer.entries(2).collect::<Vec<_>>(), [7, 8]);
+        consumer.release(2);
+        assert!(producer.is_drained());
+    }
+
+    #[test]
+    fn a_full_ring_takes_nothing_until_a_place_is_given_back() {
+        for first in FIRST {
+            let (mut producer, mut consumer) = pair::<u64>(4, first).unwrap();
+            assert!((0..4).all(|entry| producer.push(entry)));
+            assert!(!producer.push(4));
+            producer.publish();
+            // Looking at entries does not free their places.
+            assert_eq!(consumer.peek(2), 2);
+            assert!(!producer.push(4));
+            consumer.release(2);
+            assert!(producer.push(4) && producer.push(5) && !producer.push(6));
+            assert_eq!(producer.room(), 0);
+            producer.publish();
+            assert_eq!(taken(&mut consumer, 9), [2, 3, 4, 5], "first index {first}");
+            assert_eq!(producer.room(), 4);
+        }
+    }
+
+    #[test]
+    fn many_entries_at_once_wrap_too() {
+        for first in FIRST {
+            let (mut producer, mut consumer) = pair::<u64>(8, first).unwrap();
+            let mut expected = 0;
+            for _ in 0..100 {
+                let entries = [expected, expected + 1, expected + 2];
+                assert!(producer.room() >= 3);
+                producer.push_all(&entries);
+                producer.publish();
+                assert_eq!(taken(&mut consumer, 8), entries);
+                expected += 3;
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "ring overrun")]
+    fn more_entries_than_there_is_room_for_are_refused() {
+        let (mut producer, _consumer) = pair::<u64>(2, 0).unwrap();
+        producer.push_all(&[1, 2, 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "ring underrun")]
+    fn entries_that_were_not_seen_are_refused() {
+        let (mut producer, consumer) = pair::<u64>(2, 0).unwrap();
+        producer.push(1);
+        producer.publish();
+        let _ = consumer.entries(1);
+    }
+
+    #[test]
+    fn the_wakeup_flag_is_the_kernels() {
+        let (producer, consumer) = pair::<u64>(2, 0).unwrap();
+        assert!(!producer.needs_wakeup());
+        // SAFETY: the flags are an aligned u32 in the ring's memory, which both ends keep.
+        let flags = unsafe { consumer.ring.flags.as_ref() };
+        flags.store(libc::XDP_RING_NEED_WAKEUP, Ordering::Relaxed);
+        assert!(producer.needs_wakeup());
+        flags.store(!libc::XDP_RING_NEED_WAKEUP, Ordering::Relaxed);
+        assert!(!producer.needs_wakeup());
+    }
+
+    #[test]
+    fn a_ring_beyond_its_memory_is_refused() {
+        let memory = Arc::new(Mapping::anonymous(4096).unwrap());
+        let layout = Layout::in_memory(512);
+        let made = std::panic::catch_unwind(|| Producer::<u64>::new(memory, layout));
+        assert!(made.is_err());
+    }
+
+    /// Both ends at once, on two threads: what a weaker order than release and acquire would
+    /// break (on a machine that reorders) is an entry that is read before it is written.
+    #[test]
+    fn two_threads_agree_on_every_entry() {
+        const COUNT: u64 = 200_000;
+        let (mut producer, mut consumer) = pair::<u64>(64, u32::MAX - 100_000).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut next = 0;
+                while next < COUNT {
+                    let before = next;
+                    while next < COUNT && producer.push(next) {
+                        next += 1;
+                    }
+                    producer.publish();
+                    if next == before {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut next = 0;
+            while next < COUNT {
+                let entries = taken(&mut consumer, 16);
+                if entries.is_empty() {
+                    std::thread::yield_now();
+                }
+                for entry in entries {
+                    assert_eq!(entry, next);
+                    next += 1;
+                }
+            }
+        });
+    }
+}
