@@ -15,10 +15,12 @@ mod lock;
 mod netns;
 mod offload;
 mod process;
+mod segment;
 mod temp_dir;
 mod topology;
 mod udp_echo;
 mod wait;
+mod wire;
 
 pub use cleanup::{catch_signals, interrupted, sleep_if_interrupted};
 pub use command::{line, run, run_with_input};
@@ -30,6 +32,7 @@ pub use http_server::HttpServer;
 pub use lock::{LOCK_FILE, MachineLock};
 pub use netns::{Netns, require_root, sweep_leftovers};
 pub use process::Process;
+pub use segment::{Segment, tcp_flag};
 pub use temp_dir::TempDir;
 pub use topology::{
     Family, NIC, Plan, ROUTER_INSIDE, ROUTER_OUTSIDE, Topology, client_address, director_address,
@@ -38,3 +41,4 @@ pub use topology::{
 };
 pub use udp_echo::{UdpClient, UdpEcho};
 pub use wait::{wait_for, wait_until};
+pub use wire::{Capture, SeenFrame, Wire};

@@ -1,4 +1,6 @@
+use crate::cleanup::catch_signals;
 use crate::error::{Doing, Result};
+use crate::netns::require_root;
 use std::fs::{File, OpenOptions};
 
 /// Every test that makes namespaces holds this file locked meanwhile.
@@ -13,7 +15,12 @@ pub struct MachineLock {
 
 impl MachineLock {
     /// Waits for the lock. Dropping it, or the end of the process, gives it back.
+    ///
+    /// From here on a signal that ends the test removes what the test has made, and a caller who
+    /// is not root gets one clear sentence.
     pub fn acquire() -> Result<MachineLock> {
+        require_root("this test", "-E cargo test --workspace")?;
+        catch_signals(|| ()).doing(|| "catching signals".into())?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)

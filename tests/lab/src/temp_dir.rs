@@ -4,6 +4,8 @@ use crate::netns::own_name;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A directory for files that nobody else reads, removed with its value or by a signal.
 #[derive(Debug)]
@@ -16,16 +18,19 @@ impl TempDir {
     /// Makes the directory `shunt-PID-PURPOSE` where temporary files go.
     pub fn create(purpose: &str) -> Result<TempDir> {
         let path = std::env::temp_dir().join(own_name(purpose));
-        // Nothing is removed that someone else had made under this name.
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .doing(|| format!("making the directory {}", path.display()))?;
-        let to_remove = path.clone();
+        let made = Arc::new(AtomicBool::new(false));
+        let (to_remove, was_made) = (path.clone(), Arc::clone(&made));
         let remove = move || {
-            let _ = fs::remove_dir_all(&to_remove);
+            // Nothing is removed that someone else had made under this name.
+            if was_made.load(Relaxed) {
+                let _ = fs::remove_dir_all(&to_remove);
+            }
         };
-        let ((), guard) = cleanup::make(remove, || Ok(()))?;
+        let ((), guard) = cleanup::make(remove, || {
+            let result = DirBuilder::new().mode(0o700).create(&path);
+            made.store(result.is_ok(), Relaxed);
+            result.doing(|| format!("making the directory {}", path.display()))
+        })?;
         Ok(TempDir { path, _guard: guard })
     }
 
