@@ -2,6 +2,7 @@
 //!
 //! It serves flows that the flow table has no room for and those whose scheduler failed.
 
+use crate::flow_key::mapped;
 use crate::scheduler::Candidate;
 use std::net::IpAddr;
 
@@ -56,11 +57,7 @@ fn score(cell: u64, identity: u64, weight: f64) -> f64 {
 }
 
 fn identity(address: IpAddr) -> u64 {
-    let bytes = match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
-    let bits = u128::from_be_bytes(bytes);
+    let bits = u128::from_be_bytes(mapped(address));
     mix(mix((bits >> 64) as u64).wrapping_add(bits as u64))
 }
 

@@ -2,26 +2,38 @@
 //! is no flow), neighbor. Each step that can fail names its reason.
 
 use crate::drop_reason::DropReason;
-use crate::flow_key::{FlowHasher, key_v4, key_v6};
+use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
 use crate::flow_state::{FlowState, Lifetimes, Ticks};
 use crate::flow_table::{Flow, FlowTable, Place, Room};
 use crate::parse::{Addresses, Content, Headers, parse};
-use crate::peers::{Moved, Peers};
+use crate::peers::Peers;
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
-use crate::service_table::{Protocol, ServerIndex, ServerState, ServiceIndex, ServiceTable};
+use crate::service_table::{
+    Protocol, ServerIndex, ServerState, Service, ServiceIndex, ServiceTable,
+};
+use crate::service_table::{passage, word_v4};
 use crate::settings::{Settings, UnknownFlow};
 use crate::worker_memory::{Millis, WorkerMemory, ticks};
 use crate::{SERVICES_MAX, WorkerCounts};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// A packet whose virtual service is known: the first step is done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
-    headers: Headers,
-    service: ServiceIndex,
+    key: Key,
     hash: u64,
+    service: ServiceIndex,
+    content: Content,
+    vlans: [u16; 2],
+    /// [`passage`] of a packet in the middle of its flow, else [`NEEDS_A_LOOK`].
+    passage: u64,
 }
+
+/// The passage of a packet that may change more than the state of its flow, which no server has.
+const NEEDS_A_LOOK: u64 = u64::MAX - 1;
+
+/// No service has the port 0, and so none this word.
+const NO_SERVICE: (u64, ServiceIndex) = (0, ServiceIndex(u16::MAX));
 
 /// A moment, in both of the dataplane's units.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +61,8 @@ type Found = (Option<Place>, Flow);
 /// Decides for one worker.
 pub(crate) struct Decider {
     pub table: Arc<ServiceTable>,
+    /// The service found last, by [`word_v4`].
+    last_service: (u64, ServiceIndex),
     pub settings: Settings,
     pub lifetimes: Lifetimes,
     pub schedulers: Vec<Option<Box<Instance>>>,
@@ -65,6 +79,7 @@ impl Decider {
         let settings = Settings::default();
         let mut decider = Decider {
             table: Arc::default(),
+            last_service: NO_SERVICE,
             settings,
             lifetimes: Lifetimes::new(&settings.timeouts),
             schedulers: std::iter::repeat_with(|| None).take(SERVICES_MAX).collect(),
@@ -78,6 +93,12 @@ impl Decider {
         decider
     }
 
+    /// Swaps in the services and servers of an update.
+    pub fn swap_table(&mut self, table: &mut Arc<ServiceTable>) {
+        std::mem::swap(table, &mut self.table);
+        self.last_service = NO_SERVICE;
+    }
+
     pub fn set(&mut self, settings: Settings) {
         self.settings = settings;
         self.lifetimes = Lifetimes::new(&settings.timeouts);
@@ -86,30 +107,42 @@ impl Decider {
 
     /// First step: parses the packet and finds its virtual service.
     #[inline]
-    pub fn recognise(&self, packet: &[u8]) -> Result<Arrival, DropReason> {
-        let headers = parse(packet)?;
-        let protocol = headers.content.protocol();
-        let (service, hash) = match headers.addresses {
+    pub fn recognise(&mut self, packet: &[u8]) -> Result<Arrival, DropReason> {
+        let Headers { vlans, addresses, client_port, service_port, content } = parse(packet)?;
+        let protocol = content.protocol();
+        let (service, key, hash) = match addresses {
             Addresses::V4 { client, vip } => {
-                let service = self.table.find_v4(vip, headers.service_port, protocol);
-                let service = service.ok_or(DropReason::NoService)?;
-                (service, self.hasher.hash(&key_v4(client, headers.client_port, service)))
+                let service = self.find_service_v4(word_v4(vip, service_port, protocol))?;
+                let key = key_v4(client, client_port, service);
+                (service, Key::V4(key), self.hasher.hash(&key))
             }
             Addresses::V6 { client, vip } => {
-                let service = self.table.find_v6(vip, headers.service_port, protocol);
+                let service = self.table.find_v6(vip, service_port, protocol);
                 let service = service.ok_or(DropReason::NoService)?;
-                (service, self.hasher.hash(&key_v6(client, headers.client_port, service)))
+                let key = key_v6(client, client_port, service);
+                (service, Key::V6(key), self.hasher.hash(&key))
             }
         };
-        Ok(Arrival { headers, service, hash })
+        let passage = if content.continues() { passage(service, vlans) } else { NEEDS_A_LOOK };
+        Ok(Arrival { key, hash, service, content, vlans, passage })
+    }
+
+    /// Most packets are for the service of the packet before.
+    #[inline]
+    fn find_service_v4(&mut self, word: u64) -> Result<ServiceIndex, DropReason> {
+        if self.last_service.0 != word {
+            let service = self.table.find_v4(word).ok_or(DropReason::NoService)?;
+            self.last_service = (word, service);
+        }
+        Ok(self.last_service.1)
     }
 
     /// Brings the packet's part of the flow table into the cache.
     #[inline]
     pub fn touch(&self, arrival: &Arrival) -> u64 {
-        match arrival.headers.addresses {
-            Addresses::V4 { .. } => self.memory.flows_v4.touch(arrival.hash),
-            Addresses::V6 { .. } => self.memory.flows_v6.touch(arrival.hash),
+        match arrival.key {
+            Key::V4(_) => self.memory.flows_v4.touch(arrival.hash),
+            Key::V6(_) => self.memory.flows_v6.touch(arrival.hash),
         }
     }
 
@@ -122,19 +155,52 @@ impl Decider {
         length: usize,
         now: Moment,
     ) -> Result<[u8; 6], DropReason> {
-        let port = arrival.headers.client_port;
-        let server = match arrival.headers.addresses {
-            Addresses::V4 { client, .. } => {
-                self.find_server(V4, &key_v4(client, port, arrival.service), arrival, now)?
-            }
-            Addresses::V6 { client, .. } => {
-                self.find_server(V6, &key_v6(client, port, arrival.service), arrival, now)?
-            }
+        let continued = match &arrival.key {
+            Key::V4(key) => self.continue_flow(V4, key, arrival, length, now),
+            Key::V6(key) => self.continue_flow(V6, key, arrival, length, now),
+        };
+        match continued {
+            Some(mac) => Ok(mac),
+            None => self.decide_anything(arrival, length, now),
+        }
+    }
+
+    /// What most packets need: the flow is where it should be, it lives, its server takes the
+    /// packet. `None` leaves it to [`Decider::decide_anything`], which would do just the same.
+    #[inline]
+    fn continue_flow<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        arrival: &Arrival,
+        length: usize,
+        now: Moment,
+    ) -> Option<[u8; 6]> {
+        let (place, flow) = select(&self.memory).find_at_home(key, arrival.hash)?;
+        let route = self.table.route(flow.server)?;
+        if route.passage != arrival.passage || flow.is_expired(now.ticks, &self.lifetimes) {
+            return None;
+        }
+        let mac = route.neighbor.as_ref()?.mac;
+        self.move_on(select, place, flow, arrival.content, now);
+        self.memory.counters.count_packet(flow.server, length);
+        Some(mac)
+    }
+
+    #[inline(never)]
+    fn decide_anything(
+        &mut self,
+        arrival: &Arrival,
+        length: usize,
+        now: Moment,
+    ) -> Result<[u8; 6], DropReason> {
+        let server = match &arrival.key {
+            Key::V4(key) => self.find_server(V4, key, arrival, now)?,
+            Key::V6(key) => self.find_server(V6, key, arrival, now)?,
         };
         self.find_neighbor(server, arrival, length)
     }
 
-    #[inline]
     fn find_server<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
@@ -143,7 +209,7 @@ impl Decider {
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
         let found = select(&self.memory).find(key, arrival.hash);
-        if let Content::Error(_) = arrival.headers.content {
+        if let Content::Error(_) = arrival.content {
             return self.server_of_error(select, key, arrival, found.map(|(_, flow)| flow), now);
         }
         let found = match found {
@@ -155,7 +221,7 @@ impl Decider {
                 self.end(select, place, flow);
                 None
             }
-            None => self.adopt(select, key, arrival.hash, now),
+            None => self.adopt(select, key, arrival, now),
         };
         if let Some(found) = found
             && let Some(server) = self.follow(select, found, arrival, now)?
@@ -166,7 +232,6 @@ impl Decider {
     }
 
     /// Second step, a known flow: its state moves on. `None` when the packet starts anew.
-    #[inline]
     fn follow<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
@@ -174,10 +239,10 @@ impl Decider {
         arrival: &Arrival,
         now: Moment,
     ) -> Result<Option<ServerIndex>, DropReason> {
-        let content = arrival.headers.content;
+        let content = arrival.content;
         let opens = matches!(content, Content::Tcp(flags) if flags.opens());
-        let server = self.table.server(flow.server);
-        let state = server.filter(|server| server.service == arrival.service).map(|s| s.state);
+        let route = self.table.route(flow.server);
+        let state = route.filter(|route| route.service == arrival.service).and_then(|r| r.state);
         let anew = match state {
             // Not a server of this service: the entry outlived its server.
             None => true,
@@ -196,20 +261,34 @@ impl Decider {
                 && !opens;
             return if lost { Err(DropReason::ServerExpired) } else { Ok(None) };
         }
-        let after = match content {
-            Content::Tcp(flags) => flow.state.after(flags),
-            _ => flow.state,
-        };
-        if let Some(place) = place
-            && (after != flow.state || now.ticks != flow.seen)
-        {
-            select(&self.memory).set(place, Flow { state: after, seen: now.ticks, ..flow });
-            if after.is_active() != flow.state.is_active() {
-                self.count_flow(flow.server, flow.state, -1);
-                self.count_flow(flow.server, after, 1);
-            }
+        if let Some(place) = place {
+            self.move_on(select, place, flow, content, now);
         }
         Ok(Some(flow.server))
+    }
+
+    /// The flow at `place` had a packet.
+    #[inline]
+    fn move_on<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        place: Place,
+        flow: Flow,
+        content: Content,
+        now: Moment,
+    ) {
+        let state = match content {
+            Content::Tcp(flags) => flow.state.after(flags),
+            Content::Udp | Content::Error(_) => flow.state,
+        };
+        if state == flow.state && now.ticks == flow.seen {
+            return;
+        }
+        select(&self.memory).set(place, Flow { state, seen: now.ticks, ..flow });
+        if state.is_active() != flow.state.is_active() {
+            self.count_flow(flow.server, flow.state, -1);
+            self.count_flow(flow.server, state, 1);
+        }
     }
 
     /// Second step, a flow that another worker knows: from now on it is this worker's.
@@ -218,9 +297,10 @@ impl Decider {
         &mut self,
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
-        hash: u64,
+        arrival: &Arrival,
         now: Moment,
     ) -> Option<Found> {
+        let hash = arrival.hash;
         let (peer, flow) = self.peers.find(select, key, hash)?;
         if flow.is_expired(now.ticks, &self.lifetimes) {
             return None;
@@ -230,7 +310,7 @@ impl Decider {
         };
         self.put(select, place, key, hash, flow);
         self.counts.flows_adopted += 1;
-        self.peers.tell_moved(peer, moved(key));
+        self.peers.tell_moved(peer, arrival.key);
         Some((Some(place), flow))
     }
 
@@ -245,7 +325,7 @@ impl Decider {
     ) -> Result<ServerIndex, DropReason> {
         let overflowed = select(&self.memory).has_overflowed(arrival.hash)
             || self.peers.have_overflowed(select, arrival.hash);
-        let state = match arrival.headers.content {
+        let state = match arrival.content {
             Content::Tcp(flags) => {
                 if !flags.opens() {
                     if overflowed {
@@ -286,7 +366,7 @@ impl Decider {
         let service = self.table.service(arrival.service)?;
         let instance = self.schedulers.get_mut(usize::from(arrival.service.0))?.as_mut()?;
         let loads = WorkerLoads { memory: &self.memory, peers: &self.peers };
-        let slot = instance.schedule(service, &new_flow(&arrival.headers), &loads, now.millis);
+        let slot = instance.schedule(service, &new_flow(service, arrival), &loads, now.millis);
         service.servers.get(slot.ok()?).copied()?
     }
 
@@ -304,8 +384,8 @@ impl Decider {
         let flow = own.or_else(|| Some(self.peers.find(select, key, arrival.hash)?.1));
         if let Some(flow) = flow
             && !flow.is_expired(now.ticks, &self.lifetimes)
-            && let Some(server) = self.table.server(flow.server)
-            && server.service == arrival.service
+            && let Some(route) = self.table.route(flow.server)
+            && route.service == arrival.service
         {
             return Ok(flow.server);
         }
@@ -329,16 +409,15 @@ impl Decider {
     }
 
     /// Fourth step.
-    #[inline]
     fn find_neighbor(
         &mut self,
         index: ServerIndex,
         arrival: &Arrival,
         length: usize,
     ) -> Result<[u8; 6], DropReason> {
-        let server = self.table.server(index).ok_or(DropReason::NoServer)?;
-        let neighbor = server.neighbor.as_ref().ok_or(DropReason::NoNeighbor)?;
-        if neighbor.vlans != arrival.headers.vlans {
+        let route = self.table.route(index).ok_or(DropReason::NoServer)?;
+        let neighbor = route.neighbor.as_ref().ok_or(DropReason::NoNeighbor)?;
+        if neighbor.vlans != arrival.vlans {
             return Err(DropReason::OtherVlan);
         }
         self.memory.counters.count_packet(index, length);
@@ -407,35 +486,25 @@ impl Decider {
         if KEY == 1 { &mut self.counts.flows_v4 } else { &mut self.counts.flows_v6 }
     }
 
+    #[inline(never)]
     fn count_flow(&mut self, index: ServerIndex, state: FlowState, change: i64) {
         self.memory.counters.count_flow(index, state.is_active(), change);
-        if let Some(server) = self.table.server(index)
-            && let Some(Some(instance)) = self.schedulers.get_mut(usize::from(server.service.0))
+        if let Some(route) = self.table.route(index)
+            && let Some(Some(instance)) = self.schedulers.get_mut(usize::from(route.service.0))
         {
-            instance.mark_dirty(server.slot);
+            instance.mark_dirty(route.slot);
         }
     }
 }
 
-fn moved<const KEY: usize>(key: &[u64; KEY]) -> Moved {
-    match key.as_slice() {
-        &[word] => Moved::V4([word]),
-        words => Moved::V6(std::array::from_fn(|index| words.get(index).copied().unwrap_or(0))),
-    }
-}
-
-fn new_flow(headers: &Headers) -> NewFlow {
-    let mapped = |address: [u8; 4]| Ipv4Addr::from(address).to_ipv6_mapped().octets();
-    let (source, destination) = match headers.addresses {
-        Addresses::V4 { client, vip } => (mapped(client), mapped(vip)),
-        Addresses::V6 { client, vip } => (client, vip),
-    };
+fn new_flow(service: &Service, arrival: &Arrival) -> NewFlow {
+    let (source, source_port) = arrival.key.client();
     NewFlow {
         source,
-        destination,
-        source_port: headers.client_port,
-        destination_port: headers.service_port,
-        protocol: headers.content.protocol() as u8,
+        destination: mapped(service.key.address),
+        source_port,
+        destination_port: service.key.port,
+        protocol: service.key.protocol as u8,
     }
 }
 

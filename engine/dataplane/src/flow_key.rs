@@ -63,9 +63,35 @@ pub(crate) fn key_v4(client: [u8; 4], client_port: u16, service: ServiceIndex) -
 
 /// The key of an IPv6 flow.
 #[inline]
-pub(crate) fn key_v6(client: [u8; 16], client_port: u16, service: ServiceIndex) -> [u64; 3] {
-    let client = u128::from_be_bytes(client);
+pub(crate) fn key_v6(client: &[u8; 16], client_port: u16, service: ServiceIndex) -> [u64; 3] {
+    let client = u128::from_be_bytes(*client);
     [(client >> 64) as u64, client as u64, tag(client_port, service)]
+}
+
+/// The key of a flow of either family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    V4([u64; 1]),
+    V6([u64; 3]),
+}
+
+impl Key {
+    /// The client's address (IPv4-mapped for IPv4) and port.
+    pub fn client(&self) -> ([u8; 16], u16) {
+        let (address, port, _) = match *self {
+            Key::V4(key) => read_v4(key),
+            Key::V6(key) => read_v6(key),
+        };
+        (mapped(address), port)
+    }
+}
+
+/// An address as sixteen bytes, IPv4 mapped (RFC 4291, 2.5.5.2).
+pub(crate) fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
 }
 
 /// What an IPv4 key says.
@@ -91,7 +117,7 @@ mod tests {
         let address = IpAddr::from([192, 168, 100, 11]);
         assert_eq!(read_v4(key), (address, 65_535, ServiceIndex(4095)));
         let client: Ipv6Addr = "fd00:1::11".parse().unwrap();
-        let key = key_v6(client.octets(), 0, ServiceIndex(0));
+        let key = key_v6(&client.octets(), 0, ServiceIndex(0));
         assert_eq!(read_v6(key), (client.into(), 0, ServiceIndex(0)));
         assert_ne!(key[2], 0, "an all-zero tag would mean a free entry");
     }

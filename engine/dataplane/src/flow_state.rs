@@ -42,6 +42,8 @@ impl TcpFlags {
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
+    /// The bits up to ACK, of which PSH (0x08) says nothing.
+    const DECISIVE: u8 = 0x1f;
 
     /// Whether the packet opens a connection: SYN and nothing that contradicts it.
     #[inline]
@@ -49,10 +51,54 @@ impl TcpFlags {
         self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
     }
 
+    /// Whether SYN is among the flags.
+    #[inline]
+    pub fn has_syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
     /// Whether the packet resets a connection.
     #[inline]
     pub fn resets(self) -> bool {
         self.0 & Self::RST != 0
+    }
+}
+
+/// [`FlowState::after`] for every combination of the decisive flags and every state.
+static AFTER: [[FlowState; STATES.len()]; TcpFlags::DECISIVE as usize + 1] = {
+    let mut table = [STATES; TcpFlags::DECISIVE as usize + 1];
+    let mut flags = 0;
+    while flags < table.len() {
+        let mut state = 0;
+        while state < STATES.len() {
+            table[flags][state] = transition(STATES[state], flags as u8);
+            state += 1;
+        }
+        flags += 1;
+    }
+    table
+};
+
+/// RST goes before SYN, SYN before FIN, FIN before ACK (`tcp_state_idx`). A packet with none of
+/// them, which no TCP sends, changes nothing.
+const fn transition(state: FlowState, flags: u8) -> FlowState {
+    use FlowState::*;
+    if matches!(state, Udp) {
+        Udp
+    } else if flags & TcpFlags::RST != 0 {
+        if matches!(state, SynRecv) { SynRecv } else { Close }
+    } else if flags & TcpFlags::SYN != 0 {
+        if matches!(state, Established) { Established } else { SynRecv }
+    } else if flags & TcpFlags::FIN != 0 {
+        match state {
+            SynRecv | TimeWait => TimeWait,
+            Established | FinWait => FinWait,
+            Close | Udp => state,
+        }
+    } else if flags & TcpFlags::ACK != 0 && matches!(state, SynRecv) {
+        Established
+    } else {
+        state
     }
 }
 
@@ -87,28 +133,10 @@ impl FlowState {
         matches!(self, FlowState::TimeWait | FlowState::Close)
     }
 
-    /// The state after a packet with these flags. RST goes before SYN, SYN before FIN, FIN before
-    /// ACK (`tcp_state_idx`). A packet with none of them, which no TCP sends, changes nothing.
+    /// The state after a packet with these flags.
     #[inline]
     pub(crate) fn after(self, flags: TcpFlags) -> FlowState {
-        use FlowState::*;
-        if flags.0 & TcpFlags::RST != 0 {
-            if self == SynRecv { SynRecv } else { Close }
-        } else if flags.0 & TcpFlags::SYN != 0 {
-            if self == Established { Established } else { SynRecv }
-        } else if flags.0 & TcpFlags::FIN != 0 {
-            match self {
-                SynRecv | TimeWait => TimeWait,
-                Established | FinWait => FinWait,
-                Close | Udp => self,
-            }
-        } else if flags.0 & TcpFlags::ACK != 0 && self == SynRecv {
-            Established
-        } else if flags.0 & TcpFlags::ACK != 0 && self == TimeWait {
-            TimeWait
-        } else {
-            self
-        }
+        AFTER[usize::from(flags.0 & TcpFlags::DECISIVE)][self as usize]
     }
 
     /// The first state of a TCP flow whose first packet has these flags (the column NONE).

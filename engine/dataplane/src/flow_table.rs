@@ -20,7 +20,9 @@ use xsk::Words;
 /// Entries in a bucket.
 const BUCKET: usize = 4;
 /// Buckets in which a flow may live. Bounds every search, insertion and removal.
-pub(crate) const PROBE_MAX: usize = 8;
+///
+/// At the load that tables are made for, one flow in ten million would want to go further.
+pub(crate) const PROBE_MAX: usize = 24;
 /// Parts of the table that are meant to stay free, so that few flows leave their home bucket.
 const LOAD_PERCENT: usize = 60;
 
@@ -162,8 +164,17 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         self.buckets().get(self.home(hash)).map_or(0, |bucket| bucket[0].load(Relaxed))
     }
 
-    /// Finds the flow with this key.
+    /// Finds the flow with this key where most flows are: in its home bucket.
     #[inline]
+    pub fn find_at_home(&self, key: &[u64; KEY], hash: u64) -> Option<(Place, Flow)> {
+        let home = self.home(hash);
+        let bucket = self.buckets().get(home)?;
+        let slot = Self::match_slot(bucket, key)?;
+        let place = Place { bucket: home as u32, slot: slot as u32 };
+        Some((place, Self::value(bucket, slot).flow()))
+    }
+
+    /// Finds the flow with this key.
     pub fn find(&self, key: &[u64; KEY], hash: u64) -> Option<(Place, Flow)> {
         let (home, neighborhood) = self.neighborhood(hash);
         for (distance, bucket) in neighborhood.iter().enumerate() {

@@ -6,6 +6,7 @@
 //! the flow over and tells its former owner by a ring, so that the flow is counted once.
 
 use crate::decision::Select;
+use crate::flow_key::Key;
 use crate::flow_table::Flow;
 use crate::scheduler::Load;
 use crate::service_table::ServerIndex;
@@ -17,17 +18,10 @@ use std::sync::Arc;
 /// owner's entries end by their timeouts.
 const MOVED_MAX: usize = 1024;
 
-/// The key of a flow that was taken over.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Moved {
-    V4([u64; 1]),
-    V6([u64; 3]),
-}
-
 struct Peer {
     memory: Arc<WorkerMemory>,
-    taken: Producer<Moved>,
-    given: Consumer<Moved>,
+    taken: Producer<Key>,
+    given: Consumer<Key>,
 }
 
 /// All workers but this one.
@@ -79,15 +73,15 @@ impl Peers {
     }
 
     /// Tells a peer that its flow is this worker's now.
-    pub fn tell_moved(&mut self, peer: usize, moved: Moved) {
+    pub fn tell_moved(&mut self, peer: usize, key: Key) {
         if let Some(peer) = self.0.get_mut(peer) {
             // A full ring: see MOVED_MAX.
-            let _ = peer.taken.push(moved);
+            let _ = peer.taken.push(key);
         }
     }
 
     /// A flow that a peer has taken over from this worker.
-    pub fn next_moved(&mut self) -> Option<Moved> {
+    pub fn next_moved(&mut self) -> Option<Key> {
         self.0.iter_mut().find_map(|peer| peer.given.pop().ok())
     }
 

@@ -105,12 +105,53 @@ pub struct ServiceTable {
     servers: Vec<Option<Server>>,
     by_key_v4: HashTable<(u64, ServiceIndex)>,
     by_key_v6: HashMap<([u8; 16], u16, Protocol), ServiceIndex>,
+    routes: Vec<Route>,
     expires: bool,
+}
+
+/// What the packet path needs of a server, close together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    /// [`passage`] of the packets that may go to the server, or [`CLOSED`].
+    pub passage: u64,
+    pub service: ServiceIndex,
+    pub slot: u16,
+    /// `None` where there is no server.
+    pub state: Option<ServerState>,
+    pub neighbor: Option<Neighbor>,
+}
+
+/// What a packet and a server must have in common, in one word: virtual service and VLAN tags.
+#[inline]
+pub(crate) fn passage(service: ServiceIndex, vlans: [u16; 2]) -> u64 {
+    u64::from(service.0) << 32 | u64::from(vlans[0]) << 16 | u64::from(vlans[1])
+}
+
+/// The passage of a server that takes no packets, which no packet has.
+const CLOSED: u64 = u64::MAX;
+
+impl Route {
+    fn new(server: Option<&Server>) -> Route {
+        let Some(Server { service, slot, state, neighbor, .. }) = server else {
+            return Route {
+                passage: CLOSED,
+                service: ServiceIndex(u16::MAX),
+                slot: 0,
+                state: None,
+                neighbor: None,
+            };
+        };
+        let passage = match neighbor {
+            Some(neighbor) if *state != ServerState::Expired => passage(*service, neighbor.vlans),
+            _ => CLOSED,
+        };
+        Route { passage, service: *service, slot: *slot, state: Some(*state), neighbor: *neighbor }
+    }
 }
 
 /// An IPv4 service's address, port and protocol in one word.
 #[inline]
-fn word_v4(vip: [u8; 4], port: u16, protocol: Protocol) -> u64 {
+pub(crate) fn word_v4(vip: [u8; 4], port: u16, protocol: Protocol) -> u64 {
     u64::from(u32::from_be_bytes(vip)) << 32 | u64::from(port) << 16 | protocol as u64
 }
 
@@ -147,20 +188,23 @@ impl ServiceTable {
             }
         }
         let expires = servers.iter().flatten().any(|s| s.state == ServerState::Expired);
-        ServiceTable { services, servers, by_key_v4, by_key_v6, expires }
+        let routes = servers.iter().map(|server| Route::new(server.as_ref())).collect();
+        ServiceTable { services, servers, by_key_v4, by_key_v6, routes, expires }
     }
 
-    /// The service with this VIP, port and protocol.
-    #[inline]
-    pub fn find_v4(&self, vip: [u8; 4], port: u16, protocol: Protocol) -> Option<ServiceIndex> {
-        let word = word_v4(vip, port, protocol);
+    /// The service with this VIP, port and protocol, as [`word_v4`] has them.
+    pub(crate) fn find_v4(&self, word: u64) -> Option<ServiceIndex> {
         self.by_key_v4.find(hash_v4(word), |entry| entry.0 == word).map(|entry| entry.1)
     }
 
     /// The service with this VIP, port and protocol.
-    #[inline]
-    pub fn find_v6(&self, vip: [u8; 16], port: u16, protocol: Protocol) -> Option<ServiceIndex> {
-        self.by_key_v6.get(&(vip, port, protocol)).copied()
+    pub(crate) fn find_v6(
+        &self,
+        vip: &[u8; 16],
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<ServiceIndex> {
+        self.by_key_v6.get(&(*vip, port, protocol)).copied()
     }
 
     /// The service at `index`.
@@ -173,6 +217,12 @@ impl ServiceTable {
     #[inline]
     pub fn server(&self, index: ServerIndex) -> Option<&Server> {
         self.servers.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// The packet path's view of the server at `index`.
+    #[inline]
+    pub(crate) fn route(&self, index: ServerIndex) -> Option<&Route> {
+        self.routes.get(usize::from(index.0))
     }
 
     /// Whether a server's flows are to end at once.

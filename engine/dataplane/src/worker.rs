@@ -4,8 +4,8 @@ use crate::decision::{Arrival, Decider, Moment, V4, V6};
 use crate::direct_routing::rewrite;
 use crate::drop_reason::DropReason;
 use crate::expiry::Sweep;
-use crate::flow_key::{FlowHasher, Seeds};
-use crate::peers::{Moved, Peers};
+use crate::flow_key::{FlowHasher, Key, Seeds};
+use crate::peers::Peers;
 use crate::update::{ControlEnd, WorkerEnd, mailbox};
 use crate::worker_memory::{Capacity, Millis, WorkerMemory};
 use std::hint::black_box;
@@ -108,7 +108,7 @@ impl<P: Port> Worker<P> {
             && let Ok(mut update) = self.mailbox.updates.pop()
         {
             if let Some(table) = &mut update.table {
-                std::mem::swap(table, &mut decider.table);
+                decider.swap_table(table);
                 if decider.table.expires() {
                     self.sweep_v4.hurry(decider);
                     self.sweep_v6.hurry(decider);
@@ -128,8 +128,8 @@ impl<P: Port> Worker<P> {
         }
         for _ in 0..MOVED_IN_TURN {
             match decider.peers.next_moved() {
-                Some(Moved::V4(key)) => decider.give_up(V4, &key),
-                Some(Moved::V6(key)) => decider.give_up(V6, &key),
+                Some(Key::V4(key)) => decider.give_up(V4, &key),
+                Some(Key::V6(key)) => decider.give_up(V6, &key),
                 None => break,
             }
         }
@@ -141,6 +141,7 @@ impl<P: Port> Worker<P> {
         for packet in &self.burst {
             touched ^= u64::from(self.port.bytes(packet).first().copied().unwrap_or(0));
         }
+        self.arrivals.clear();
         for packet in &self.burst {
             self.arrivals.push(self.decider.recognise(self.port.bytes(packet)));
         }
@@ -152,17 +153,21 @@ impl<P: Port> Worker<P> {
 
     fn forward(&mut self, now: Moment) {
         let source = self.port.mac();
-        for (packet, arrival) in self.burst.drain(..).zip(self.arrivals.drain(..)) {
+        let (mut bytes, mut forwarded) = (0, 0);
+        self.decider.counts.received += self.burst.len() as u64;
+        for (packet, arrival) in self.burst.drain(..).zip(&self.arrivals) {
             let length = packet.len();
-            self.decider.counts.received += 1;
-            self.decider.counts.received_bytes += length as u64;
-            let verdict = arrival.and_then(|arrival| self.decider.decide(&arrival, length, now));
+            bytes += length as u64;
+            let verdict = match arrival {
+                Ok(arrival) => self.decider.decide(arrival, length, now),
+                Err(reason) => Err(*reason),
+            };
             let refused = match verdict {
                 Ok(mac) => {
                     rewrite(self.port.bytes_mut(&packet), mac, source);
                     match self.port.send(packet) {
                         Ok(()) => {
-                            self.decider.counts.forwarded += 1;
+                            forwarded += 1;
                             continue;
                         }
                         Err(packet) => (packet, DropReason::TxRingFull),
@@ -173,6 +178,8 @@ impl<P: Port> Worker<P> {
             self.port.release(refused.0);
             self.decider.counts.dropped[refused.1 as usize] += 1;
         }
+        self.decider.counts.received_bytes += bytes;
+        self.decider.counts.forwarded += forwarded;
     }
 
     fn publish(&mut self, received: usize) {

@@ -1,0 +1,204 @@
+//! What does the pipeline cost a packet?
+//!
+//! `Worker::turn`, the very function that `shunt run` calls, over memory instead of a NIC:
+//! bursts of 64 TCP packets of 60 bytes, all of established flows, in shuffled order. Expiry,
+//! states, counters and publishing are part of it. 4096 frames are in use, as with a real ring;
+//! filling them is not timed.
+//!
+//! `cargo bench --bench burst`                 the table, and memory at 10 M flows
+//! `cargo bench --bench burst -- 1000 100000`  these numbers of flows only
+//! `cargo bench --bench burst -- instructions` instructions a packet, under callgrind (valgrind)
+
+use dataplane::{
+    Candidate, Capacity, ConsistentTable, Handle, Neighbor, Protocol, Seeds, Server, ServerIndex,
+    ServerState, Service, ServiceIndex, ServiceKey, ServiceTable, Update, Worker, workers,
+};
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use xsk::{BURST_MAX, MemoryPort};
+
+const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const VIP: [u8; 4] = [172, 17, 100, 100];
+const SERVERS: u16 = 16;
+const FRAMES_IN_USE: usize = 4096;
+const ACK: u8 = 0x10;
+const SYN: u8 = 0x02;
+/// Odd, so that multiplying permutes; large, so that neighbors end up far apart.
+const STRIDE: u64 = 0x9e37_79b1;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    match arguments.first().map(String::as_str) {
+        Some("instructions") => report_instructions(),
+        Some("counted") => {
+            let number = |index: usize| arguments[index].parse().expect("a number");
+            let mut bench = Bench::new(number(1));
+            bench.run(number(2));
+        }
+        Some(_) => {
+            report_times(&arguments.iter().filter_map(|a| a.parse().ok()).collect::<Vec<_>>())
+        }
+        None => report_times(&[1_000, 100_000, 1_000_000, 10_000_000]),
+    }
+}
+
+struct Bench {
+    worker: Worker<MemoryPort>,
+    handle: Handle,
+    flows: u64,
+    next: u64,
+    now: u64,
+}
+
+impl Bench {
+    fn new(flows: u64) -> Bench {
+        let port = MemoryPort::new(DIRECTOR, 2 * FRAMES_IN_USE as u32);
+        let capacity = Capacity { flows_v4: flows as usize, flows_v6: 1 };
+        let seeds = Seeds([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
+        let (worker, handle) = workers(vec![port], capacity, seeds)
+            .expect("memory for the flow table")
+            .pop()
+            .expect("one worker a port");
+        let mut bench = Bench { worker, handle, flows, next: 0, now: 1_000 };
+        let update = Update { table: Some(Arc::new(service_table())), ..Update::default() };
+        assert!(bench.handle.mailbox.send(Box::new(update)).is_ok());
+        bench.establish();
+        bench
+    }
+
+    /// Opens every flow, then confirms it, and leaves the frames in use in flight.
+    fn establish(&mut self) {
+        for flags in [SYN, ACK] {
+            for first in (0..self.flows).step_by(FRAMES_IN_USE) {
+                for flow in first..(first + FRAMES_IN_USE as u64).min(self.flows) {
+                    let mut packet = template();
+                    address(&mut packet, flow, flags);
+                    assert!(self.worker.port_mut().inject(&packet));
+                }
+                self.turn_until_idle();
+                self.worker.port_mut().sent();
+            }
+        }
+        for _ in 0..FRAMES_IN_USE {
+            assert!(self.worker.port_mut().inject(&template()));
+        }
+        self.turn_until_idle();
+        let flows = self.handle.memory.counters().read().flows_v4;
+        assert_eq!(flows, self.flows, "every flow has room");
+    }
+
+    fn turn_until_idle(&mut self) {
+        while self.worker.turn(self.now) != 0 {}
+    }
+
+    /// Processes about that many packets and returns the time that only the turns took.
+    fn run(&mut self, packets: u64) -> Duration {
+        let mut spent = Duration::ZERO;
+        for _ in 0..packets.div_ceil(FRAMES_IN_USE as u64) {
+            let (flows, mut next) = (self.flows, self.next);
+            self.worker.port_mut().recycle(|packet| {
+                next = (next + STRIDE) % flows;
+                address(packet, next, ACK);
+            });
+            self.next = next;
+            // 4096 packets at 10 Mpps last 0.4 ms: the clock ticks as it would.
+            self.now += 1;
+            let start = Instant::now();
+            for _ in 0..FRAMES_IN_USE / BURST_MAX {
+                black_box(self.worker.turn(self.now));
+            }
+            spent += start.elapsed();
+        }
+        spent
+    }
+}
+
+fn service_table() -> ServiceTable {
+    let address = |n: u16| IpAddr::from([172, 17, 100, 1 + n as u8]);
+    let candidates: Vec<_> =
+        (0..SERVERS).map(|n| Candidate { address: address(n), weight: 1 }).collect();
+    let service = Service {
+        key: ServiceKey { address: VIP.into(), port: 80, protocol: Protocol::Tcp },
+        servers: (0..SERVERS).map(|n| Some(ServerIndex(n))).collect(),
+        consistent: Arc::new(ConsistentTable::new(&candidates)),
+        candidates,
+        version: 1,
+        removed: false,
+    };
+    let servers = (0..SERVERS).map(|n| {
+        Some(Server {
+            service: ServiceIndex(0),
+            slot: n,
+            address: address(n),
+            state: ServerState::Serving,
+            neighbor: Some(Neighbor { mac: [2, 0, 0, 0, 1, n as u8], vlans: [0, 0] }),
+        })
+    });
+    ServiceTable::new(vec![Some(service)], servers.collect())
+}
+
+/// A TCP packet to the VIP's port 80, 60 bytes as on the wire without its checksum sequence.
+fn template() -> Vec<u8> {
+    let mut packet = vec![0; 60];
+    packet[..6].copy_from_slice(&DIRECTOR);
+    packet[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 8, 0]);
+    packet[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    packet[30..34].copy_from_slice(&VIP);
+    packet[36..38].copy_from_slice(&80u16.to_be_bytes());
+    packet[46] = 0x50;
+    address(&mut packet, 0, ACK);
+    packet
+}
+
+/// Makes the packet one of this flow: 60,000 ports a client.
+fn address(packet: &mut [u8], flow: u64, flags: u8) {
+    let client = 0x0a00_0000 + (flow / 60_000) as u32;
+    packet[26..30].copy_from_slice(&client.to_be_bytes());
+    packet[34..36].copy_from_slice(&(1024 + (flow % 60_000) as u16).to_be_bytes());
+    packet[47] = flags;
+}
+
+fn report_times(sizes: &[u64]) {
+    println!(
+        "{:>10} {:>12} {:>12} {:>10} {:>14}",
+        "flows", "ns a packet", "best", "Mpps", "table MB"
+    );
+    for &flows in sizes {
+        let mut bench = Bench::new(flows);
+        bench.run(flows.max(1 << 20));
+        let packets = 1 << 20;
+        let mut rounds: Vec<f64> =
+            (0..15).map(|_| bench.run(packets).as_nanos() as f64 / packets as f64).collect();
+        rounds.sort_by(f64::total_cmp);
+        let median = rounds[rounds.len() / 2];
+        println!(
+            "{flows:>10} {median:>12.1} {:>12.1} {:>10.1} {:>14.0}",
+            rounds[0],
+            1000.0 / median,
+            bench.handle.memory.capacity().flows_v4 as f64 * 16.0 / 1e6,
+        );
+    }
+}
+
+/// The difference between two runs of different length, so that the set-up does not count.
+fn report_instructions() {
+    let program = std::env::current_exe().expect("the path of this program");
+    let collected = |packets: u64| -> u64 {
+        let output = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg("--toggle-collect=*Worker*turn*")
+            .arg(&program)
+            .args(["counted", "1000", &packets.to_string()])
+            .output()
+            .expect("valgrind: install it, for example with `apt-get install valgrind`");
+        let report = String::from_utf8_lossy(&output.stderr);
+        let line = report.lines().find(|line| line.contains("Collected")).expect("a total");
+        line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+    };
+    let (short, long) = (1u64 << 16, 1u64 << 18);
+    let spent = collected(long) - collected(short);
+    println!("instructions a packet: {:.1}", spent as f64 / (long - short) as f64);
+}
