@@ -5,7 +5,7 @@ use crate::drop_reason::DropReason;
 use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
 use crate::flow_state::{FlowState, Lifetimes, Ticks};
 use crate::flow_table::{Flow, FlowTable, Place, Room};
-use crate::parse::{Addresses, Content, Headers, parse};
+use crate::parse::{Addresses, Content, Headers, parse_any, parse_plain};
 use crate::peers::Peers;
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
 use crate::service_table::{
@@ -108,7 +108,20 @@ impl Decider {
     /// First step: parses the packet and finds its virtual service.
     #[inline]
     pub fn recognise(&mut self, packet: &[u8]) -> Result<Arrival, DropReason> {
-        let Headers { vlans, addresses, client_port, service_port, content } = parse(packet)?;
+        match parse_plain(packet) {
+            Some(headers) => self.arrive(&headers),
+            None => self.recognise_any(packet),
+        }
+    }
+
+    #[inline(never)]
+    fn recognise_any(&mut self, packet: &[u8]) -> Result<Arrival, DropReason> {
+        self.arrive(&parse_any(packet)?)
+    }
+
+    #[inline]
+    fn arrive(&mut self, headers: &Headers) -> Result<Arrival, DropReason> {
+        let Headers { vlans, addresses, client_port, service_port, content } = *headers;
         let protocol = content.protocol();
         let (service, key, hash) = match addresses {
             Addresses::V4 { client, vip } => {
@@ -177,13 +190,13 @@ impl Decider {
         now: Moment,
     ) -> Option<[u8; 6]> {
         let (place, flow) = select(&self.memory).find_at_home(key, arrival.hash)?;
-        let route = self.table.route(flow.server)?;
+        let route = self.table.route(flow.server())?;
         if route.passage != arrival.passage || flow.is_expired(now.ticks, &self.lifetimes) {
             return None;
         }
         let mac = route.neighbor.as_ref()?.mac;
         self.move_on(select, place, flow, arrival.content, now);
-        self.memory.counters.count_packet(flow.server, length);
+        self.memory.counters.count_packet(flow.server(), length);
         Some(mac)
     }
 
@@ -241,7 +254,7 @@ impl Decider {
     ) -> Result<Option<ServerIndex>, DropReason> {
         let content = arrival.content;
         let opens = matches!(content, Content::Tcp(flags) if flags.opens());
-        let route = self.table.route(flow.server);
+        let route = self.table.route(flow.server());
         let state = route.filter(|route| route.service == arrival.service).and_then(|r| r.state);
         let anew = match state {
             // Not a server of this service: the entry outlived its server.
@@ -250,7 +263,7 @@ impl Decider {
                 self.counts.flows_expired += 1;
                 true
             }
-            Some(ServerState::Serving | ServerState::Removed) => opens && flow.state.is_over(),
+            Some(ServerState::Serving | ServerState::Removed) => opens && flow.state().is_over(),
         };
         if anew {
             if let Some(place) = place {
@@ -264,7 +277,7 @@ impl Decider {
         if let Some(place) = place {
             self.move_on(select, place, flow, content, now);
         }
-        Ok(Some(flow.server))
+        Ok(Some(flow.server()))
     }
 
     /// The flow at `place` had a packet.
@@ -278,16 +291,16 @@ impl Decider {
         now: Moment,
     ) {
         let state = match content {
-            Content::Tcp(flags) => flow.state.after(flags),
-            Content::Udp | Content::Error(_) => flow.state,
+            Content::Tcp(flags) => flow.state().after(flags),
+            Content::Udp | Content::Error(_) => flow.state(),
         };
-        if state == flow.state && now.ticks == flow.seen {
+        if state == flow.state() && now.ticks == flow.seen() {
             return;
         }
-        select(&self.memory).set(place, Flow { state, seen: now.ticks, ..flow });
-        if state.is_active() != flow.state.is_active() {
-            self.count_flow(flow.server, flow.state, -1);
-            self.count_flow(flow.server, state, 1);
+        select(&self.memory).set(place, Flow::new(flow.server(), state, now.ticks));
+        if state.is_active() != flow.state().is_active() {
+            self.count_flow(flow.server(), flow.state(), -1);
+            self.count_flow(flow.server(), state, 1);
         }
     }
 
@@ -355,7 +368,7 @@ impl Decider {
         } else {
             self.schedule(arrival, now).unwrap_or(consistent)
         };
-        self.put(select, place, key, arrival.hash, Flow { server, state, seen: now.ticks });
+        self.put(select, place, key, arrival.hash, Flow::new(server, state, now.ticks));
         self.counts.flows_created += 1;
         self.memory.counters.count_connection(server);
         Ok(server)
@@ -384,10 +397,10 @@ impl Decider {
         let flow = own.or_else(|| Some(self.peers.find(select, key, arrival.hash)?.1));
         if let Some(flow) = flow
             && !flow.is_expired(now.ticks, &self.lifetimes)
-            && let Some(route) = self.table.route(flow.server)
+            && let Some(route) = self.table.route(flow.server())
             && route.service == arrival.service
         {
-            return Ok(flow.server);
+            return Ok(flow.server());
         }
         let overflowed = select(&self.memory).has_overflowed(arrival.hash)
             || self.peers.have_overflowed(select, arrival.hash);
@@ -451,7 +464,7 @@ impl Decider {
     ) {
         select(&self.memory).put(place, key, hash, flow);
         *self.flows_gauge::<KEY>() += 1;
-        self.count_flow(flow.server, flow.state, 1);
+        self.count_flow(flow.server(), flow.state(), 1);
     }
 
     pub fn end<const KEY: usize, const WORDS: usize>(
@@ -479,7 +492,7 @@ impl Decider {
 
     fn count_ended<const KEY: usize>(&mut self, flow: Flow) {
         *self.flows_gauge::<KEY>() -= 1;
-        self.count_flow(flow.server, flow.state, -1);
+        self.count_flow(flow.server(), flow.state(), -1);
     }
 
     fn flows_gauge<const KEY: usize>(&mut self) -> &mut u64 {

@@ -88,7 +88,7 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
             let expired = flow.is_expired(now.ticks, &decider.lifetimes)
                 || decider
                     .table
-                    .server(flow.server)
+                    .server(flow.server())
                     .is_none_or(|server| server.state == ServerState::Expired);
             if expired {
                 decider.counts.flows_expired += 1;

@@ -26,54 +26,49 @@ pub(crate) const PROBE_MAX: usize = 24;
 /// Parts of the table that are meant to stay free, so that few flows leave their home bucket.
 const LOAD_PERCENT: usize = 60;
 
-/// What the table remembers of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flow {
-    pub server: ServerIndex,
-    pub state: FlowState,
-    /// When its last packet came.
-    pub seen: Ticks,
-}
-
-impl Flow {
-    #[inline]
-    pub fn is_expired(&self, now: Ticks, lifetimes: &Lifetimes) -> bool {
-        now.wrapping_sub(self.seen) >= lifetimes.of(self.state)
-    }
-}
-
-/// A value word: time 32 bits, server 16, mark 12, state 4.
+/// What the table remembers of a flow, in one word: when its last packet came 32 bits, server 16,
+/// mark 12, state 4.
 ///
-/// The mark belongs to the bucket and not to the entry: in entry 0 it counts the entries that
+/// The mark belongs to the bucket and not to the flow: in entry 0 it counts the entries that
 /// passed the bucket by, in entry 1 it counts down the sweeps until an overflow is forgotten.
-#[derive(Clone, Copy)]
-struct Value(u64);
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flow(u64);
 
-const STATE_BITS: u64 = 0xf;
+const SEEN_SHIFT: u32 = 32;
+const SERVER_SHIFT: u32 = 16;
 const MARK_SHIFT: u32 = 4;
 const MARK_MAX: u64 = 0xfff;
 const MARK_BITS: u64 = MARK_MAX << MARK_SHIFT;
+const STATE_BITS: u64 = 0xf;
 const PASSED_BY: usize = 0;
 const OVERFLOW: usize = 1;
 
-impl Value {
+impl Flow {
     #[inline]
-    fn flow(self) -> Flow {
-        Flow {
-            server: ServerIndex((self.0 >> 16) as u16),
-            state: FlowState::from_bits(self.0 & STATE_BITS),
-            seen: (self.0 >> 32) as Ticks,
-        }
+    pub fn new(server: ServerIndex, state: FlowState, seen: Ticks) -> Flow {
+        let (seen, server) = (u64::from(seen), u64::from(server.0));
+        Flow(seen << SEEN_SHIFT | server << SERVER_SHIFT | state.to_bits())
     }
 
     #[inline]
-    fn with_flow(self, flow: Flow) -> Value {
-        Value(
-            u64::from(flow.seen) << 32
-                | u64::from(flow.server.0) << 16
-                | self.0 & MARK_BITS
-                | flow.state.to_bits(),
-        )
+    pub fn server(self) -> ServerIndex {
+        ServerIndex((self.0 >> SERVER_SHIFT) as u16)
+    }
+
+    #[inline]
+    pub fn state(self) -> FlowState {
+        FlowState::from_bits(self.0 & STATE_BITS)
+    }
+
+    /// When its last packet came.
+    #[inline]
+    pub fn seen(self) -> Ticks {
+        (self.0 >> SEEN_SHIFT) as Ticks
+    }
+
+    #[inline]
+    pub fn is_expired(self, now: Ticks, lifetimes: &Lifetimes) -> bool {
+        now.wrapping_sub(self.seen()) >= lifetimes.of(self.state())
     }
 
     #[inline]
@@ -82,8 +77,8 @@ impl Value {
     }
 
     #[inline]
-    fn with_mark(self, mark: u64) -> Value {
-        Value(self.0 & !MARK_BITS | mark << MARK_SHIFT)
+    fn with_mark(self, mark: u64) -> Flow {
+        Flow(self.0 & !MARK_BITS | mark << MARK_SHIFT)
     }
 }
 
@@ -95,7 +90,7 @@ pub(crate) struct Place {
 }
 
 /// What making room for a flow took.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Room {
     /// There was a free entry.
     Free(Place),
@@ -171,7 +166,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         let bucket = self.buckets().get(home)?;
         let slot = Self::match_slot(bucket, key)?;
         let place = Place { bucket: home as u32, slot: slot as u32 };
-        Some((place, Self::value(bucket, slot).flow()))
+        Some((place, Self::value(bucket, slot)))
     }
 
     /// Finds the flow with this key.
@@ -180,7 +175,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         for (distance, bucket) in neighborhood.iter().enumerate() {
             if let Some(slot) = Self::match_slot(bucket, key) {
                 let place = Place { bucket: (home + distance) as u32, slot: slot as u32 };
-                return Some((place, Self::value(bucket, slot).flow()));
+                return Some((place, Self::value(bucket, slot)));
             }
             if Self::value(bucket, PASSED_BY).mark() == 0 {
                 break;
@@ -195,7 +190,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         for bucket in neighborhood {
             if let Some(slot) = Self::match_slot(bucket, key) {
                 fence(Acquire);
-                let flow = Self::value(bucket, slot).flow();
+                let flow = Self::value(bucket, slot);
                 fence(Acquire);
                 return (Self::match_slot(bucket, key) == Some(slot)).then_some(flow);
             }
@@ -221,12 +216,12 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     }
 
     #[inline]
-    fn value(bucket: &Bucket<WORDS>, slot: usize) -> Value {
-        Value(bucket[Self::VALUES + slot].load(Relaxed))
+    fn value(bucket: &Bucket<WORDS>, slot: usize) -> Flow {
+        Flow(bucket[Self::VALUES + slot].load(Relaxed))
     }
 
     #[inline]
-    fn set_value(bucket: &Bucket<WORDS>, slot: usize, value: Value) {
+    fn set_value(bucket: &Bucket<WORDS>, slot: usize, value: Flow) {
         bucket[Self::VALUES + slot].store(value.0, Relaxed);
     }
 
@@ -239,7 +234,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     pub fn set(&self, place: Place, flow: Flow) {
         let slot = place.slot as usize % BUCKET;
         if let Some(bucket) = self.buckets().get(place.bucket as usize) {
-            Self::set_value(bucket, slot, Self::value(bucket, slot).with_flow(flow));
+            Self::set_value(bucket, slot, flow.with_mark(Self::value(bucket, slot).mark()));
         }
     }
 
@@ -254,9 +249,9 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
                 if Self::is_free(bucket, slot) {
                     return Room::Free(place);
                 }
-                let flow = Self::value(bucket, slot).flow();
-                if flow.state == FlowState::SynRecv
-                    && oldest.is_none_or(|(_, oldest)| flow.seen < oldest.seen)
+                let flow = Self::value(bucket, slot);
+                if flow.state() == FlowState::SynRecv
+                    && oldest.is_none_or(|(_, oldest)| flow.seen() < oldest.seen())
                 {
                     oldest = Some((place, flow));
                 }
@@ -281,7 +276,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         }
         let Some(bucket) = self.buckets().get(at) else { return };
         let slot = place.slot as usize % BUCKET;
-        Self::set_value(bucket, slot, Self::value(bucket, slot).with_flow(flow));
+        Self::set_value(bucket, slot, flow.with_mark(Self::value(bucket, slot).mark()));
         for word in 0..KEY {
             bucket[BUCKET * word + slot].store(key[word], Release);
         }
@@ -341,7 +336,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         self.buckets().get(index).into_iter().flat_map(move |bucket| {
             (0..BUCKET).filter(|&slot| !Self::is_free(bucket, slot)).map(move |slot| {
                 let place = Place { bucket: index as u32, slot: slot as u32 };
-                (place, Self::value(bucket, slot).flow())
+                (place, Self::value(bucket, slot))
             })
         })
     }
@@ -352,7 +347,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         self.buckets().iter().flat_map(|bucket| {
             (0..BUCKET).filter_map(move |slot| {
                 let key = Self::key(bucket, slot);
-                let flow = Self::value(bucket, slot).flow();
+                let flow = Self::value(bucket, slot);
                 fence(Acquire);
                 (key[KEY - 1] != 0 && Self::key(bucket, slot) == key).then_some((key, flow))
             })

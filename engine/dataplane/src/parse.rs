@@ -100,20 +100,11 @@ fn byte(bytes: &[u8], at: usize) -> Result<u8, DropReason> {
     bytes.get(at).copied().ok_or(DropReason::Malformed)
 }
 
-/// Parses a packet from its Ethernet header on.
-#[inline]
-pub(crate) fn parse(packet: &[u8]) -> Result<Headers<'_>, DropReason> {
-    match parse_plain(packet) {
-        Some(headers) => Ok(headers),
-        None => parse_any(packet),
-    }
-}
-
 /// What most packets are: untagged, IPv4 without options, a whole TCP segment. All offsets are
 /// constants here, so nothing but the lengths is checked. `None` leaves it to [`parse_any`], which
 /// would say the same of every packet that this function takes.
 #[inline]
-fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
+pub(crate) fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
     const IP: usize = ETHERNET_HEADER;
     const TRANSPORT: usize = IP + IPV4_HEADER;
     let header = packet.first_chunk::<{ TRANSPORT + TCP_HEADER }>()?;
@@ -139,9 +130,8 @@ fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
     })
 }
 
-/// Parses whatever the director understands.
-#[inline(never)]
-fn parse_any(packet: &[u8]) -> Result<Headers<'_>, DropReason> {
+/// Parses whatever the director understands, from the Ethernet header on.
+pub(crate) fn parse_any(packet: &[u8]) -> Result<Headers<'_>, DropReason> {
     let mut ethertype = word(packet, ETHERNET_HEADER - 2)?;
     let mut start = ETHERNET_HEADER;
     let mut vlans = [0; 2];

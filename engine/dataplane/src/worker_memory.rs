@@ -81,13 +81,13 @@ impl WorkerMemory {
 fn record(key: (IpAddr, u16, ServiceIndex), flow: Flow, now: Ticks) -> FlowRecord {
     let (source, source_port, service) = key;
     // The worker's clock may be a tick ahead of the reader's.
-    let idle = u64::from(now.saturating_sub(flow.seen)) << TICK_SHIFT;
+    let idle = u64::from(now.saturating_sub(flow.seen())) << TICK_SHIFT;
     FlowRecord {
         source,
         source_port,
         service,
-        server: flow.server,
-        state: flow.state,
+        server: flow.server(),
+        state: flow.state(),
         idle: (idle / 1000) as u32,
     }
 }
