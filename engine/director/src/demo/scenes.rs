@@ -1,0 +1,256 @@
+//! What the demo shows, and what it checks of it.
+
+use super::narrator::Narrator;
+use super::traffic::Traffic;
+use super::{DemoError, PORT, REAL_SERVERS, Stage, name};
+use lab::{Family, METRICS, get_once};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long the MAC addresses may take to be found.
+const READY_PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that are printed one by one.
+const PRINTED: usize = 8;
+/// Requests of a distribution: a multiple of every period that is shown.
+const COUNTED: usize = 40;
+/// Connections that are opened under `wrr` and stay open.
+const HELD_FIRST: usize = 8;
+/// Connections that are opened under `lc`: as many as it takes to be level, and two.
+const HELD_LATER: usize = 6;
+/// The weights that are shown.
+const WEIGHTS: [u16; REAL_SERVERS as usize] = [3, 1];
+
+/// Lines of /metrics that are shown: those that begin with one of these.
+const KEY_METRICS: [&str; 8] = [
+    "shunt_build_info",
+    "shunt_queue_zero_copy",
+    "shunt_worker_packets_received_total",
+    "shunt_worker_packets_forwarded_total",
+    "shunt_server_connections_total",
+    "shunt_server_active_connections",
+    "shunt_server_weight",
+    "shunt_plugin_calls_total",
+];
+
+/// shunt is up: says with which queues, and waits until it knows where the real servers are.
+pub(super) fn ready(stage: &Stage, begun: Instant, say: &Narrator) -> Result<(), DemoError> {
+    say.command(&format!("shunt run --config {}", stage.director.config().display()));
+    let resolved = || {
+        stage.director.shunt("list --json").is_ok_and(|list| {
+            list.matches("\"reachable\"").count() >= usize::from(REAL_SERVERS)
+        })
+    };
+    let until = "shunt has found the real servers' MAC addresses";
+    stage.director.process().wait_until(READY_PATIENCE, until, resolved)?;
+    say.quote(&stage.director.process().output());
+    say.done(&format!(
+        "shunt forwards, {:.1} s after its start.",
+        begun.elapsed().as_secs_f32()
+    ));
+    Ok(())
+}
+
+/// `rr`: every new connection goes to the other real server.
+pub(super) fn round_robin(traffic: &mut Traffic, say: &Narrator) -> Result<(), DemoError> {
+    say.step("Scheduler rr: each new connection goes to the next real server");
+    say.line(&format!("GET http://{}:{PORT}/ as the client:", lab::vip(Family::V4)));
+    for number in 1..=PRINTED {
+        let answer = traffic.request();
+        say.line(&match answer {
+            Some(answer) => format!(
+                "request {number:>2} -> {}, which saw the client as {}",
+                answer.real_server, answer.client
+            ),
+            None => format!("request {number:>2} failed"),
+        });
+    }
+    (PRINTED..COUNTED).for_each(|_| drop(traffic.request()));
+    distribution(traffic, say);
+    let answers = traffic.last(COUNTED);
+    let alternates = answers.len() == COUNTED
+        && answers.windows(2).all(|pair| pair[0] != pair[1])
+        && answers.iter().collect::<BTreeSet<_>>().len() == usize::from(REAL_SERVERS);
+    if !alternates {
+        return Err(broken("the real servers do not alternate under rr", traffic));
+    }
+    say.done(&format!("{COUNTED} requests, and the real servers alternate without exception."));
+    Ok(())
+}
+
+/// `wrr` 3:1, switched to while requests go on.
+pub(super) fn weighted(
+    stage: &Stage,
+    traffic: &mut Traffic,
+    say: &Narrator,
+) -> Result<(), DemoError> {
+    say.step("Change to wrr with weights 3:1, while requests go on");
+    for (number, weight) in (1..).zip(WEIGHTS) {
+        let address = lab::real_server_address(number, Family::V4);
+        let service = stage.service.name();
+        change(stage, traffic, say, &format!("server set {service} {address} --weight {weight}"))?;
+    }
+    change_scheduler(stage, traffic, say, "wrr")?;
+    traffic.go_on(COUNTED);
+    say.line(&format!("The next requests went to {} ...", traffic.last(COUNTED)[..8].join(" ")));
+    distribution(traffic, say);
+    let total: u16 = WEIGHTS.iter().sum();
+    for (number, weight) in (1..).zip(WEIGHTS) {
+        let expected = COUNTED * usize::from(weight) / usize::from(total);
+        if answered(traffic, &name(number)) != expected {
+            return Err(broken("wrr does not keep to the weights 3:1", traffic));
+        }
+    }
+    say.done("The shares are 3:1.");
+    (0..HELD_FIRST).for_each(|_| drop(traffic.open_long()));
+    say.line(&format!("{HELD_FIRST} connections are now held open: {}.", held(traffic)));
+    Ok(())
+}
+
+/// `lc`: a new connection goes where fewer are open.
+pub(super) fn least_connection(
+    stage: &Stage,
+    traffic: &mut Traffic,
+    say: &Narrator,
+) -> Result<(), DemoError> {
+    say.step("Change to lc: a new connection goes where fewer are open");
+    change_scheduler(stage, traffic, say, "lc")?;
+    for _ in 0..HELD_LATER {
+        let counts: Vec<usize> = names().map(|name| traffic.held_by(&name)).collect();
+        let fewest = counts.iter().min().copied().unwrap_or_default();
+        traffic.go_on(1);
+        let Some(chosen) = traffic.open_long() else { continue };
+        let had = traffic.held_by(&chosen) - 1;
+        say.line(&format!("a connection opens -> {chosen}; held open: {}", held(traffic)));
+        if had != fewest {
+            let what = format!("lc chose {chosen}, which had {had} open and not {fewest}");
+            return Err(broken(&what, traffic));
+        }
+    }
+    let counts: BTreeSet<usize> = names().map(|name| traffic.held_by(&name)).collect();
+    if counts.len() != 1 || traffic.held() != HELD_FIRST + HELD_LATER {
+        return Err(broken("lc did not level the connections", traffic));
+    }
+    say.done("lc levelled what wrr had left uneven.");
+    Ok(())
+}
+
+/// The sum of it: no request failed, new or on a connection held open throughout.
+pub(super) fn nothing_lost(traffic: &Traffic, say: &Narrator) -> Result<(), DemoError> {
+    say.step("Was anything lost?");
+    let (new, held) = traffic.answered();
+    if !traffic.failures().is_empty() {
+        return Err(broken("requests failed", traffic));
+    }
+    say.done(&format!(
+        "{new} requests on connections of their own, {held} on connections held open across \
+         the changes: 0 failed."
+    ));
+    Ok(())
+}
+
+/// What an operator would look at.
+pub(super) fn listing(stage: &Stage, say: &Narrator) -> Result<(), DemoError> {
+    say.step("What shunt says");
+    for words in ["list", "list --stats"] {
+        say.command(&format!("shunt {words}"));
+        say.quote(&stage.director.shunt(words)?);
+    }
+    Ok(())
+}
+
+/// The key lines of the metrics.
+pub(super) fn metrics(stage: &Stage, say: &Narrator) -> Result<(), DemoError> {
+    say.step(&format!("Metrics for Prometheus, at http://{METRICS}/metrics"));
+    let address = METRICS.parse().map_err(|_| DemoError::Broken(format!("bad {METRICS}")))?;
+    let answer = get_once(&stage.topology.director, address, "/metrics")?;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    for key in KEY_METRICS {
+        let mut lines = text.lines().filter(|line| line.starts_with(key)).peekable();
+        if lines.peek().is_none() {
+            return Err(DemoError::Broken(format!("the metrics hold no {key}")));
+        }
+        lines.for_each(|line| say.quote(line));
+    }
+    Ok(())
+}
+
+/// Commands to try.
+pub(super) fn next(stage: &Stage, hold: bool, say: &Narrator) {
+    say.title(if hold {
+        "Commands to try next, in another terminal:"
+    } else {
+        "Commands to try next: `shunt demo --hold` keeps it up and prints them for you, such as"
+    });
+    let topology = &stage.topology;
+    let vip = lab::vip(Family::V4);
+    let service = stage.service.name();
+    let rs1 = lab::real_server_address(1, Family::V4);
+    say.command(&stage.director.command_line("list"));
+    say.command(&stage.director.command_line("list --flows"));
+    let drain = format!("server set {service} {rs1} --weight 0");
+    say.command(&stage.director.command_line(&drain));
+    let scheduler = format!("service set {service} --scheduler rr");
+    say.command(&stage.director.command_line(&scheduler));
+    let (client, director) = (topology.client.name(), topology.director.name());
+    say.command(&format!("ip netns exec {client} curl -s http://{vip}/"));
+    say.command(&format!("ip netns exec {director} curl -s http://{METRICS}/metrics"));
+    let first = topology.real_server(1).name();
+    say.command(&format!("ip netns exec {first} tcpdump -eni {} tcp port {PORT}", lab::NIC));
+}
+
+fn names() -> impl Iterator<Item = String> {
+    (1..=REAL_SERVERS).map(name)
+}
+
+fn change_scheduler(
+    stage: &Stage,
+    traffic: &mut Traffic,
+    say: &Narrator,
+    scheduler: &str,
+) -> Result<(), DemoError> {
+    let service = stage.service.name();
+    change(stage, traffic, say, &format!("service set {service} --scheduler {scheduler}"))
+}
+
+/// Runs `shunt` with these words while requests go on.
+fn change(
+    stage: &Stage,
+    traffic: &mut Traffic,
+    say: &Narrator,
+    words: &str,
+) -> Result<(), DemoError> {
+    say.command(&format!("shunt {words}"));
+    traffic.during(|| stage.director.shunt(words))?;
+    Ok(())
+}
+
+/// A table of who answered the last connections.
+fn distribution(traffic: &Traffic, say: &Narrator) {
+    for number in 1..=REAL_SERVERS {
+        let address = lab::real_server_address(number, Family::V4);
+        let count = answered(traffic, &name(number));
+        say.share(&format!("{} {address}", name(number)), count, COUNTED);
+    }
+}
+
+fn answered(traffic: &Traffic, real_server: &str) -> usize {
+    traffic.last(COUNTED).iter().filter(|name| *name == real_server).count()
+}
+
+/// "6 by rs1, 2 by rs2".
+fn held(traffic: &Traffic) -> String {
+    let counts: Vec<String> =
+        names().map(|name| format!("{} by {name}", traffic.held_by(&name))).collect();
+    counts.join(", ")
+}
+
+/// What did not hold, with what is known about it.
+fn broken(what: &str, traffic: &Traffic) -> DemoError {
+    let mut text = format!("The demo failed: {what}.");
+    let answers = traffic.last(COUNTED).join(" ");
+    text.push_str(&format!("\nThe last connections were answered by: {answers}"));
+    for failure in traffic.failures().iter().take(5) {
+        text.push_str(&format!("\nA request failed: {failure}"));
+    }
+    DemoError::Broken(text)
+}
