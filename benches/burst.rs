@@ -5,14 +5,17 @@
 //! states, counters and publishing are part of it. 4096 frames are in use, as with a real ring;
 //! filling them is not timed.
 //!
-//! `cargo bench --bench burst`                 the table, and memory at 10 M flows
+//! `cargo bench --bench burst`                 the pipeline and the flow table beside hashbrown's
 //! `cargo bench --bench burst -- 1000 100000`  these numbers of flows only
 //! `cargo bench --bench burst -- instructions` instructions a packet, under callgrind (valgrind)
 
+use dataplane::table_bench::{Flow, FlowHasher, FlowsV4, Room, key_v4};
 use dataplane::{
-    Candidate, Capacity, ConsistentTable, Handle, Neighbor, Protocol, Seeds, Server, ServerIndex,
-    ServerState, Service, ServiceIndex, ServiceKey, ServiceTable, Update, Worker, workers,
+    Candidate, Capacity, ConsistentTable, FlowState, Handle, Neighbor, Protocol, Seeds, Server,
+    ServerIndex, ServerState, Service, ServiceIndex, ServiceKey, ServiceTable, Update, Worker,
+    workers,
 };
+use hashbrown::HashTable;
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::process::Command;
@@ -22,6 +25,7 @@ use xsk::{BURST_MAX, MemoryPort};
 
 const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const VIP: [u8; 4] = [172, 17, 100, 100];
+const SEEDS: Seeds = Seeds([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
 const SERVERS: u16 = 16;
 const FRAMES_IN_USE: usize = 4096;
 const ACK: u8 = 0x10;
@@ -57,8 +61,7 @@ impl Bench {
     fn new(flows: u64) -> Bench {
         let port = MemoryPort::new(DIRECTOR, 2 * FRAMES_IN_USE as u32);
         let capacity = Capacity { flows_v4: flows as usize, flows_v6: 1 };
-        let seeds = Seeds([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
-        let (worker, handle) = workers(vec![port], capacity, seeds)
+        let (worker, handle) = workers(vec![port], capacity, SEEDS)
             .expect("memory for the flow table")
             .pop()
             .expect("one worker a port");
@@ -162,24 +165,148 @@ fn address(packet: &mut [u8], flow: u64, flags: u8) {
 }
 
 fn report_times(sizes: &[u64]) {
+    println!("the pipeline, a packet:");
     println!(
-        "{:>10} {:>12} {:>12} {:>10} {:>14}",
-        "flows", "ns a packet", "best", "Mpps", "table MB"
+        "{:>10} {:>10} {:>10} {:>8} {:>14} {:>12}",
+        "flows", "ns median", "ns best", "Mpps", "resident MB", "bytes/flow"
     );
     for &flows in sizes {
+        let before = resident();
         let mut bench = Bench::new(flows);
         bench.run(flows.max(1 << 20));
-        let packets = 1 << 20;
-        let mut rounds: Vec<f64> =
-            (0..15).map(|_| bench.run(packets).as_nanos() as f64 / packets as f64).collect();
-        rounds.sort_by(f64::total_cmp);
-        let median = rounds[rounds.len() / 2];
+        let (median, best) = rounds(|| {
+            let packets = 1 << 20;
+            bench.run(packets).as_nanos() as f64 / packets as f64
+        });
+        let grown = resident() - before;
         println!(
-            "{flows:>10} {median:>12.1} {:>12.1} {:>10.1} {:>14.0}",
-            rounds[0],
+            "{flows:>10} {median:>10.1} {best:>10.1} {:>8.1} {:>14.0} {:>12.1}",
             1000.0 / median,
-            bench.handle.memory.capacity().flows_v4 as f64 * 16.0 / 1e6,
+            grown as f64 / 1e6,
+            grown as f64 / flows as f64,
         );
+    }
+    println!("\nthe table alone, a look-up with its update, in bursts of {BURST_MAX}:");
+    println!("{:>10} {:>10} {:>14} {:>18}", "flows", "ours", "hashbrown", "hashbrown staged");
+    for &flows in sizes {
+        let flows = flows as usize;
+        let (ours, _) = rounds(Ours::new(flows).timer());
+        let (plain, _) = rounds(Theirs::new(flows).timer(false));
+        let (staged, _) = rounds(Theirs::new(flows).timer(true));
+        println!("{flows:>10} {ours:>10.1} {plain:>14.1} {staged:>18.1}");
+    }
+}
+
+/// Median and best of several rounds.
+fn rounds(mut round: impl FnMut() -> f64) -> (f64, f64) {
+    round();
+    let mut results: Vec<f64> = (0..11).map(|_| round()).collect();
+    results.sort_by(f64::total_cmp);
+    (results[results.len() / 2], results[0])
+}
+
+/// Bytes of this process that are in memory (proc(5), statm: pages).
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages: usize = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    pages * 4096
+}
+
+fn key(flow: usize) -> [u64; 1] {
+    let client = (0x0a00_0000 + (flow / 60_000) as u32).to_be_bytes();
+    key_v4(client, 1024 + (flow % 60_000) as u16, ServiceIndex(0))
+}
+
+/// Calls `burst` with the keys of flows in shuffled order and returns ns a key.
+fn time_bursts(flows: usize, mut burst: impl FnMut(&[[u64; 1]; BURST_MAX])) -> f64 {
+    const BURSTS: usize = 1 << 13;
+    let mut next = 0;
+    let keys: Vec<[[u64; 1]; BURST_MAX]> = (0..BURSTS)
+        .map(|_| {
+            std::array::from_fn(|_| {
+                next = (next + STRIDE as usize) % flows;
+                key(next)
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    keys.iter().for_each(&mut burst);
+    start.elapsed().as_nanos() as f64 / (BURSTS * BURST_MAX) as f64
+}
+
+struct Ours {
+    table: FlowsV4,
+    hasher: FlowHasher,
+    flows: usize,
+}
+
+impl Ours {
+    fn new(flows: usize) -> Ours {
+        let table = FlowsV4::new(flows).expect("memory");
+        let hasher = FlowHasher::new(SEEDS);
+        for flow in 0..flows {
+            let (key, hash) = (key(flow), hasher.hash(&key(flow)));
+            let Room::Free(place) = table.make_room(hash, |key| hasher.hash(key)) else {
+                panic!("no room at the load that the table is made for");
+            };
+            table.put(place, &key, hash, Flow::new(ServerIndex(1), FlowState::Established, 1));
+        }
+        Ours { table, hasher, flows }
+    }
+
+    fn timer(self) -> impl FnMut() -> f64 {
+        let mut seen = 1;
+        move || {
+            seen += 1;
+            time_bursts(self.flows, |keys| {
+                let hashes = keys.map(|key| self.hasher.hash(&key));
+                black_box(hashes.iter().fold(0, |sum, hash| sum ^ self.table.touch(*hash)));
+                for (key, hash) in keys.iter().zip(hashes) {
+                    let (place, flow) = self.table.find(key, hash).expect("a known flow");
+                    self.table.set(place, Flow::new(flow.server(), flow.state(), seen));
+                }
+            })
+        }
+    }
+}
+
+struct Theirs {
+    table: HashTable<(u64, u64)>,
+    hasher: FlowHasher,
+    flows: usize,
+}
+
+impl Theirs {
+    fn new(flows: usize) -> Theirs {
+        let hasher = FlowHasher::new(SEEDS);
+        let mut table = HashTable::with_capacity(flows);
+        for flow in 0..flows {
+            let [word] = key(flow);
+            table.insert_unique(hasher.hash(&[word]), (word, 1), |entry| hasher.hash(&[entry.0]));
+        }
+        Theirs { table, hasher, flows }
+    }
+
+    /// Staged: the first bucket whose tag fits is touched for the whole burst before any is used.
+    fn timer(mut self, staged: bool) -> impl FnMut() -> f64 {
+        let mut seen = 1;
+        move || {
+            seen += 1;
+            let (table, hasher) = (&mut self.table, self.hasher);
+            time_bursts(self.flows, |keys| {
+                let hashes = keys.map(|key| hasher.hash(&key));
+                if staged {
+                    let places = hashes.map(|hash| table.iter_hash_buckets(hash).next());
+                    black_box(places.iter().flatten().fold(0, |sum, place| {
+                        sum ^ table.get_bucket(*place).map_or(0, |entry| entry.0)
+                    }));
+                }
+                for ([word], hash) in keys.iter().zip(hashes) {
+                    let entry = table.find_mut(hash, |entry| entry.0 == *word);
+                    entry.expect("a known flow").1 = seen;
+                }
+            })
+        }
     }
 }
 

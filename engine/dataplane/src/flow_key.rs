@@ -13,7 +13,7 @@ pub struct Seeds(pub [u64; 2]);
 /// The hash: two rounds of folded multiplication with two secret seeds (one round, or a CRC, can
 /// be steered by whoever chooses the ports).
 #[derive(Clone, Copy)]
-pub(crate) struct FlowHasher {
+pub struct FlowHasher {
     first: u64,
     second: u64,
 }
@@ -57,7 +57,7 @@ fn untag(word: u64) -> (u16, ServiceIndex) {
 
 /// The key of an IPv4 flow.
 #[inline]
-pub(crate) fn key_v4(client: [u8; 4], client_port: u16, service: ServiceIndex) -> [u64; 1] {
+pub fn key_v4(client: [u8; 4], client_port: u16, service: ServiceIndex) -> [u64; 1] {
     [u64::from(u32::from_be_bytes(client)) << 32 | tag(client_port, service)]
 }
 

@@ -163,14 +163,14 @@ impl FlowState {
 }
 
 /// Time as flow entries hold it: 128 ms, so that most packets of a busy flow need not rewrite it.
-pub(crate) type Ticks = u32;
+pub type Ticks = u32;
 
 /// Milliseconds in one tick, as a shift.
 pub(crate) const TICK_SHIFT: u32 = 7;
 
 /// The timeouts in ticks, by state.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Lifetimes([Ticks; STATES.len()]);
+pub struct Lifetimes([Ticks; STATES.len()]);
 
 impl Lifetimes {
     pub fn new(timeouts: &Timeouts) -> Lifetimes {

@@ -32,7 +32,7 @@ const LOAD_PERCENT: usize = 60;
 /// The mark belongs to the bucket and not to the flow: in entry 0 it counts the entries that
 /// passed the bucket by, in entry 1 it counts down the sweeps until an overflow is forgotten.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Flow(u64);
+pub struct Flow(u64);
 
 const SEEN_SHIFT: u32 = 32;
 const SERVER_SHIFT: u32 = 16;
@@ -84,14 +84,14 @@ impl Flow {
 
 /// Where an entry is. Good until the entry is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub struct Place {
     bucket: u32,
     slot: u32,
 }
 
 /// What making room for a flow took.
 #[derive(Debug)]
-pub(crate) enum Room {
+pub enum Room {
     /// There was a free entry.
     Free(Place),
     /// The half-open flow that was idle for the longest had to go.
@@ -102,14 +102,14 @@ pub(crate) enum Room {
 
 /// The table. `KEY` words of key an entry, the last of which is never 0 for a flow, and `WORDS`
 /// words a bucket, which is `4 * (KEY + 1)`: the keys first, word by word, then the values.
-pub(crate) struct FlowTable<const KEY: usize, const WORDS: usize> {
+pub struct FlowTable<const KEY: usize, const WORDS: usize> {
     words: Words,
 }
 
 /// IPv4 flows: 16 bytes each.
-pub(crate) type FlowsV4 = FlowTable<1, 8>;
+pub type FlowsV4 = FlowTable<1, 8>;
 /// IPv6 flows: 32 bytes each.
-pub(crate) type FlowsV6 = FlowTable<3, 16>;
+pub type FlowsV6 = FlowTable<3, 16>;
 
 type Bucket<const WORDS: usize> = [AtomicU64; WORDS];
 

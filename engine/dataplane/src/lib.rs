@@ -41,3 +41,10 @@ pub use settings::{Settings, Timeouts, UnknownFlow};
 pub use update::{ControlEnd, Update, WorkerEnd, mailbox};
 pub use worker::{Handle, Worker, workers};
 pub use worker_memory::{Capacity, FlowRecord, Millis, WorkerMemory};
+
+/// The flow table by itself, for the bench that compares it with another.
+#[doc(hidden)]
+pub mod table_bench {
+    pub use crate::flow_key::{FlowHasher, key_v4};
+    pub use crate::flow_table::{Flow, FlowsV4, Room};
+}
