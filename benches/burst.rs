@@ -260,7 +260,11 @@ impl Ours {
             seen += 1;
             time_bursts(self.flows, |keys| {
                 let hashes = keys.map(|key| self.hasher.hash(&key));
-                black_box(hashes.iter().fold(0, |sum, hash| sum ^ self.table.touch(*hash)));
+                black_box(
+                    hashes
+                        .iter()
+                        .fold(0, |sum, hash| sum ^ self.table.touch(self.table.home(*hash))),
+                );
                 for (key, hash) in keys.iter().zip(hashes) {
                     let (place, flow) = self.table.find(key, hash).expect("a known flow");
                     self.table.set(place, Flow::new(flow.server(), flow.state(), seen));

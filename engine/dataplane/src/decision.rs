@@ -1,6 +1,7 @@
 //! The decision about one packet, in four steps: virtual service, flow, scheduler (only when there
 //! is no flow), neighbor. Each step that can fail names its reason.
 
+use crate::direct_routing::rewrite;
 use crate::drop_reason::DropReason;
 use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
 use crate::flow_state::{FlowState, Lifetimes, Ticks};
@@ -11,7 +12,7 @@ use crate::scheduler::{Instance, Load, Loads, NewFlow};
 use crate::service_table::{
     Protocol, ServerIndex, ServerState, Service, ServiceIndex, ServiceTable,
 };
-use crate::service_table::{passage, word_v4};
+use crate::service_table::{Route, passage, word_v4};
 use crate::settings::{Settings, UnknownFlow};
 use crate::worker_memory::{Millis, WorkerMemory, ticks};
 use crate::{SERVICES_MAX, WorkerCounts};
@@ -22,6 +23,8 @@ use std::sync::Arc;
 pub(crate) struct Arrival {
     key: Key,
     hash: u64,
+    /// The flow's home in this worker's table.
+    home: u32,
     service: ServiceIndex,
     content: Content,
     vlans: [u16; 2],
@@ -107,10 +110,11 @@ impl Decider {
 
     /// First step: parses the packet and finds its virtual service.
     #[inline]
-    pub fn recognise(&mut self, packet: &[u8]) -> Result<Arrival, DropReason> {
+    pub fn recognise(&mut self, packet: &[u8], arrivals: &mut Vec<Result<Arrival, DropReason>>) {
+        // Each way ends in a push of its own: what meets before is first written to the stack.
         match parse_plain(packet) {
-            Some(headers) => self.arrive(&headers),
-            None => self.recognise_any(packet),
+            Some(headers) => arrivals.push(self.arrive(&headers)),
+            None => arrivals.push(self.recognise_any(packet)),
         }
     }
 
@@ -123,21 +127,23 @@ impl Decider {
     fn arrive(&mut self, headers: &Headers) -> Result<Arrival, DropReason> {
         let Headers { vlans, addresses, client_port, service_port, content } = *headers;
         let protocol = content.protocol();
-        let (service, key, hash) = match addresses {
+        let (service, key, hash, home) = match addresses {
             Addresses::V4 { client, vip } => {
                 let service = self.find_service_v4(word_v4(vip, service_port, protocol))?;
                 let key = key_v4(client, client_port, service);
-                (service, Key::V4(key), self.hasher.hash(&key))
+                let hash = self.hasher.hash(&key);
+                (service, Key::V4(key), hash, self.memory.flows_v4.home(hash))
             }
             Addresses::V6 { client, vip } => {
                 let service = self.table.find_v6(vip, service_port, protocol);
                 let service = service.ok_or(DropReason::NoService)?;
                 let key = key_v6(client, client_port, service);
-                (service, Key::V6(key), self.hasher.hash(&key))
+                let hash = self.hasher.hash(&key);
+                (service, Key::V6(key), hash, self.memory.flows_v6.home(hash))
             }
         };
         let passage = if content.continues() { passage(service, vlans) } else { NEEDS_A_LOOK };
-        Ok(Arrival { key, hash, service, content, vlans, passage })
+        Ok(Arrival { key, hash, home: home as u32, service, content, vlans, passage })
     }
 
     /// Most packets are for the service of the packet before.
@@ -154,64 +160,72 @@ impl Decider {
     #[inline]
     pub fn touch(&self, arrival: &Arrival) -> u64 {
         match arrival.key {
-            Key::V4(_) => self.memory.flows_v4.touch(arrival.hash),
-            Key::V6(_) => self.memory.flows_v6.touch(arrival.hash),
+            Key::V4(_) => self.memory.flows_v4.touch(arrival.home as usize),
+            Key::V6(_) => self.memory.flows_v6.touch(arrival.home as usize),
         }
     }
 
-    /// The other three steps: the MAC address of the RS that the packet goes to. `length` is the
-    /// packet's, for the counters.
+    /// The other three steps, and the rewrite: `packet` leaves for an RS, from `source`.
     #[inline]
     pub fn decide(
         &mut self,
         arrival: &Arrival,
-        length: usize,
+        packet: &mut [u8],
+        source: [u8; 6],
         now: Moment,
-    ) -> Result<[u8; 6], DropReason> {
+    ) -> Result<(), DropReason> {
         let continued = match &arrival.key {
-            Key::V4(key) => self.continue_flow(V4, key, arrival, length, now),
-            Key::V6(key) => self.continue_flow(V6, key, arrival, length, now),
+            Key::V4(key) => self.continue_flow(V4, key, arrival, packet, source, now),
+            Key::V6(key) => self.continue_flow(V6, key, arrival, packet, source, now),
         };
-        match continued {
-            Some(mac) => Ok(mac),
-            None => self.decide_anything(arrival, length, now),
-        }
+        if continued { Ok(()) } else { self.decide_anything(arrival, packet, source, now) }
     }
 
     /// What most packets need: the flow is where it should be, it lives, its server takes the
-    /// packet. `None` leaves it to [`Decider::decide_anything`], which would do just the same.
+    /// packet. False leaves it to [`Decider::decide_anything`], which would do just the same.
     #[inline]
     fn continue_flow<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
         arrival: &Arrival,
-        length: usize,
+        packet: &mut [u8],
+        source: [u8; 6],
         now: Moment,
-    ) -> Option<[u8; 6]> {
-        let (place, flow) = select(&self.memory).find_at_home(key, arrival.hash)?;
-        let route = self.table.route(flow.server())?;
-        if route.passage != arrival.passage || flow.is_expired(now.ticks, &self.lifetimes) {
-            return None;
+    ) -> bool {
+        let found = select(&self.memory).find_at_home(key, arrival.home as usize);
+        let Some((place, flow)) = found else {
+            return false;
+        };
+        let Some(Route { passage, neighbor: Some(neighbor), .. }) = self.table.route(flow.server())
+        else {
+            return false;
+        };
+        if *passage != arrival.passage || flow.is_expired(now.ticks, &self.lifetimes) {
+            return false;
         }
-        let mac = route.neighbor.as_ref()?.mac;
+        rewrite(packet, neighbor.mac, source);
+        self.memory.counters.count_packet(flow.server(), packet.len());
         self.move_on(select, place, flow, arrival.content, now);
-        self.memory.counters.count_packet(flow.server(), length);
-        Some(mac)
+        true
     }
 
     #[inline(never)]
     fn decide_anything(
         &mut self,
         arrival: &Arrival,
-        length: usize,
+        packet: &mut [u8],
+        source: [u8; 6],
         now: Moment,
-    ) -> Result<[u8; 6], DropReason> {
+    ) -> Result<(), DropReason> {
         let server = match &arrival.key {
             Key::V4(key) => self.find_server(V4, key, arrival, now)?,
             Key::V6(key) => self.find_server(V6, key, arrival, now)?,
         };
-        self.find_neighbor(server, arrival, length)
+        let destination = self.find_neighbor(server, arrival)?;
+        rewrite(packet, destination, source);
+        self.memory.counters.count_packet(server, packet.len());
+        Ok(())
     }
 
     fn find_server<const KEY: usize, const WORDS: usize>(
@@ -421,19 +435,13 @@ impl Decider {
         service.servers.get(slot).copied().flatten().ok_or(DropReason::NoServer)
     }
 
-    /// Fourth step.
-    fn find_neighbor(
-        &mut self,
-        index: ServerIndex,
-        arrival: &Arrival,
-        length: usize,
-    ) -> Result<[u8; 6], DropReason> {
+    /// Fourth step: the MAC address of the server.
+    fn find_neighbor(&self, index: ServerIndex, arrival: &Arrival) -> Result<[u8; 6], DropReason> {
         let route = self.table.route(index).ok_or(DropReason::NoServer)?;
         let neighbor = route.neighbor.as_ref().ok_or(DropReason::NoNeighbor)?;
         if neighbor.vlans != arrival.vlans {
             return Err(DropReason::OtherVlan);
         }
-        self.memory.counters.count_packet(index, length);
         Ok(neighbor.mac)
     }
 

@@ -16,9 +16,10 @@ const BUCKETS_BUSY: usize = 64;
 /// Buckets looked at in a turn that received none.
 const BUCKETS_IDLE: usize = 4096;
 
-/// Sweeps that happen within this time, rounded up.
+/// The most sweeps that can look at one bucket within this time: one for each pass, one because
+/// the first may come at once, and one that was due before.
 pub(crate) fn sweeps_in(time: Ticks) -> u32 {
-    (u64::from(time) << TICK_SHIFT).div_ceil(PASS) as u32 + 1
+    (u64::from(time) << TICK_SHIFT).div_ceil(PASS) as u32 + 2
 }
 
 /// The sweep through the table of one address family.

@@ -33,6 +33,20 @@ const STATES: [FlowState; 6] = [
     FlowState::Udp,
 ];
 
+/// The bits that a state takes up.
+pub(crate) const STATE_BITS: u64 = 0xf;
+
+/// Every pattern of those bits, so that reading one needs no branch. Only the first are written.
+static BY_BITS: [FlowState; STATE_BITS as usize + 1] = {
+    let mut states = [FlowState::Close; STATE_BITS as usize + 1];
+    let mut bits = 0;
+    while bits < STATES.len() {
+        states[bits] = STATES[bits];
+        bits += 1;
+    }
+    states
+};
+
 /// The flags of a TCP header (RFC 9293, 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TcpFlags(pub u8);
@@ -157,8 +171,7 @@ impl FlowState {
 
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> FlowState {
-        // Only `to_bits` writes them; the fallback merely spares a panic on the packet path.
-        STATES.get(bits as usize).copied().unwrap_or(FlowState::Close)
+        BY_BITS[(bits & STATE_BITS) as usize]
     }
 }
 
@@ -168,13 +181,20 @@ pub type Ticks = u32;
 /// Milliseconds in one tick, as a shift.
 pub(crate) const TICK_SHIFT: u32 = 7;
 
-/// The timeouts in ticks, by state.
+/// The longest lifetime: half of what [`Ticks`] can tell apart, 8.7 years.
+const LIFETIME_MAX: u64 = Ticks::MAX as u64 / 2;
+
+/// The timeouts in ticks, by state: never shorter than what was asked for, though the last packet
+/// may have come at the end of its tick, and at most two ticks longer.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes([Ticks; STATES.len()]);
 
 impl Lifetimes {
     pub fn new(timeouts: &Timeouts) -> Lifetimes {
-        let ticks = |seconds: u32| ((u64::from(seconds) * 1000) >> TICK_SHIFT) as Ticks + 1;
+        let ticks = |seconds: u32| {
+            let ticks = (u64::from(seconds) * 1000).div_ceil(1 << TICK_SHIFT) + 1;
+            ticks.min(LIFETIME_MAX) as Ticks
+        };
         Lifetimes([
             ticks(timeouts.syn_recv),
             ticks(timeouts.established),

@@ -39,7 +39,6 @@ const SERVER_SHIFT: u32 = 16;
 const MARK_SHIFT: u32 = 4;
 const MARK_MAX: u64 = 0xfff;
 const MARK_BITS: u64 = MARK_MAX << MARK_SHIFT;
-const STATE_BITS: u64 = 0xf;
 const PASSED_BY: usize = 0;
 const OVERFLOW: usize = 1;
 
@@ -57,7 +56,7 @@ impl Flow {
 
     #[inline]
     pub fn state(self) -> FlowState {
-        FlowState::from_bits(self.0 & STATE_BITS)
+        FlowState::from_bits(self.0)
     }
 
     /// When its last packet came.
@@ -68,7 +67,8 @@ impl Flow {
 
     #[inline]
     pub fn is_expired(self, now: Ticks, lifetimes: &Lifetimes) -> bool {
-        now.wrapping_sub(self.seen()) >= lifetimes.of(self.state())
+        // Signed: another worker's clock, which `seen` may come from, can be a tick ahead.
+        now.wrapping_sub(self.seen()) as i32 >= lifetimes.of(self.state()) as i32
     }
 
     #[inline]
@@ -122,9 +122,13 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
 
     /// A table in which `flows` flows fit comfortably.
     pub fn new(flows: usize) -> io::Result<Self> {
-        let entries = flows.div_ceil(LOAD_PERCENT) * 100;
+        let entries = flows.div_ceil(LOAD_PERCENT).saturating_mul(100);
         // The last homes need neighbors to probe as well.
         let buckets = entries.div_ceil(BUCKET).max(1) + PROBE_MAX - 1;
+        if buckets > u32::MAX as usize {
+            let message = format!("a flow table for {flows} flows: the hash names no such bucket");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         Ok(FlowTable { words: Words::new(buckets * WORDS)? })
     }
 
@@ -140,7 +144,7 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
 
     /// The bucket that `hash` names, by its high half.
     #[inline]
-    fn home(&self, hash: u64) -> usize {
+    pub fn home(&self, hash: u64) -> usize {
         let homes = self.buckets().len() - (PROBE_MAX - 1);
         (((hash >> 32) * homes as u64) >> 32) as usize
     }
@@ -152,17 +156,16 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         (home, self.buckets().get(home..home + PROBE_MAX).unwrap_or(&[]))
     }
 
-    /// Reads a word of the home bucket and forgets it: the bucket is in the cache when its turn
+    /// Reads a word of the bucket `home` and forgets it: the bucket is in the cache when its turn
     /// comes. The caller makes some use of the result, so that the load stays.
     #[inline]
-    pub fn touch(&self, hash: u64) -> u64 {
-        self.buckets().get(self.home(hash)).map_or(0, |bucket| bucket[0].load(Relaxed))
+    pub fn touch(&self, home: usize) -> u64 {
+        self.buckets().get(home).map_or(0, |bucket| bucket[0].load(Relaxed))
     }
 
     /// Finds the flow with this key where most flows are: in its home bucket.
     #[inline]
-    pub fn find_at_home(&self, key: &[u64; KEY], hash: u64) -> Option<(Place, Flow)> {
-        let home = self.home(hash);
+    pub fn find_at_home(&self, key: &[u64; KEY], home: usize) -> Option<(Place, Flow)> {
         let bucket = self.buckets().get(home)?;
         let slot = Self::match_slot(bucket, key)?;
         let place = Place { bucket: home as u32, slot: slot as u32 };

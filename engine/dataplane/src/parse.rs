@@ -277,7 +277,8 @@ fn skip_extensions(first: u8, payload: &[u8], whole: bool) -> Result<(u8, &[u8])
     const DESTINATION_OPTIONS: u8 = 60;
 
     let (mut next, mut rest) = (first, payload);
-    for _ in 0..IPV6_EXTENSIONS_MAX {
+    // As many as steer.bpf.c follows, and one look at what comes behind them.
+    for _ in 0..=IPV6_EXTENSIONS_MAX {
         let length = match next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (usize::from(byte(rest, 1)?) + 1) * 8,
             AUTHENTICATION => (usize::from(byte(rest, 1)?) + 2) * 4,

@@ -57,7 +57,10 @@ impl Peers {
         hash: u64,
     ) -> Option<(usize, Flow)> {
         // All first buckets are asked for before the first is looked at.
-        let touched = self.0.iter().fold(0, |sum, peer| sum ^ select(&peer.memory).touch(hash));
+        let touched = self.0.iter().fold(0, |sum, peer| {
+            let table = select(&peer.memory);
+            sum ^ table.touch(table.home(hash))
+        });
         std::hint::black_box(touched);
         let mut peers = self.0.iter().enumerate();
         peers.find_map(|(index, peer)| Some((index, select(&peer.memory).find_foreign(key, hash)?)))

@@ -152,8 +152,10 @@ impl SchedulerCounters {
 pub struct Instance {
     scheduler: Box<dyn Scheduler>,
     counters: Arc<SchedulerCounters>,
+    /// What the scheduler said when the instance was made: `others` is sized by it.
+    wants_load: bool,
     /// [`Service::version`] that the scheduler was last told of.
-    told_version: u64,
+    told_version: Option<u64>,
     /// Bit by slot: connections changed since the scheduler was last told.
     dirty: [u64; SERVERS_PER_SERVICE_MAX / 64],
     /// When the connections of the other workers were last read.
@@ -165,11 +167,13 @@ pub struct Instance {
 impl Instance {
     /// An instance of `scheduler` that was never asked. On the control thread, since it allocates.
     pub fn new(scheduler: Box<dyn Scheduler>) -> Box<Instance> {
-        let slots = if scheduler.wants_load() { SERVERS_PER_SERVICE_MAX } else { 0 };
+        let wants_load = scheduler.wants_load();
+        let slots = if wants_load { SERVERS_PER_SERVICE_MAX } else { 0 };
         Box::new(Instance {
             scheduler,
             counters: Arc::default(),
-            told_version: 0,
+            wants_load,
+            told_version: None,
             dirty: [0; SERVERS_PER_SERVICE_MAX / 64],
             merged_at: 0,
             others: vec![Load::default(); slots],
@@ -214,13 +218,13 @@ impl Instance {
             return Err(Failure::Benched);
         }
         self.counters.count_call();
-        let changed = self.told_version != service.version;
+        let changed = self.told_version != Some(service.version);
         if changed {
             // Noted first: a scheduler that fails on its servers is not told again for each flow.
-            self.told_version = service.version;
+            self.told_version = Some(service.version);
             self.scheduler.servers_changed(&service.candidates)?;
         }
-        if self.scheduler.wants_load() {
+        if self.wants_load {
             if changed || (self.merged_at != now && loads.has_others()) {
                 self.merged_at = now;
                 self.tell_all_loads(service, loads);

@@ -1,7 +1,6 @@
 //! A worker: one queue's packets from arrival to departure.
 
 use crate::decision::{Arrival, Decider, Moment, V4, V6};
-use crate::direct_routing::rewrite;
 use crate::drop_reason::DropReason;
 use crate::expiry::Sweep;
 use crate::flow_key::{FlowHasher, Key, Seeds};
@@ -143,7 +142,7 @@ impl<P: Port> Worker<P> {
         }
         self.arrivals.clear();
         for packet in &self.burst {
-            self.arrivals.push(self.decider.recognise(self.port.bytes(packet)));
+            self.decider.recognise(self.port.bytes(packet), &mut self.arrivals);
         }
         for arrival in self.arrivals.iter().flatten() {
             touched ^= self.decider.touch(arrival);
@@ -156,27 +155,25 @@ impl<P: Port> Worker<P> {
         let (mut bytes, mut forwarded) = (0, 0);
         self.decider.counts.received += self.burst.len() as u64;
         for (packet, arrival) in self.burst.drain(..).zip(&self.arrivals) {
-            let length = packet.len();
-            bytes += length as u64;
+            bytes += packet.len() as u64;
             let verdict = match arrival {
-                Ok(arrival) => self.decider.decide(arrival, length, now),
+                Ok(arrival) => {
+                    self.decider.decide(arrival, self.port.bytes_mut(&packet), source, now)
+                }
                 Err(reason) => Err(*reason),
             };
-            let refused = match verdict {
-                Ok(mac) => {
-                    rewrite(self.port.bytes_mut(&packet), mac, source);
-                    match self.port.send(packet) {
-                        Ok(()) => {
-                            forwarded += 1;
-                            continue;
-                        }
-                        Err(packet) => (packet, DropReason::TxRingFull),
+            let (packet, reason) = match verdict {
+                Ok(()) => match self.port.send(packet) {
+                    Ok(()) => {
+                        forwarded += 1;
+                        continue;
                     }
-                }
+                    Err(packet) => (packet, DropReason::TxRingFull),
+                },
                 Err(reason) => (packet, reason),
             };
-            self.port.release(refused.0);
-            self.decider.counts.dropped[refused.1 as usize] += 1;
+            self.port.release(packet);
+            self.decider.counts.dropped[reason as usize] += 1;
         }
         self.decider.counts.received_bytes += bytes;
         self.decider.counts.forwarded += forwarded;
