@@ -107,8 +107,9 @@ pub enum Error {
         /// The IP protocol number.
         protocol: u8,
     },
-    /// The table of virtual services in the XDP program is full.
-    #[error("more than {capacity} virtual services and VIPs on {interface}")]
+    /// The table of virtual services in the XDP program is full. What is to go is in it until
+    /// what is to come is there too.
+    #[error("more than {capacity} virtual services and VIPs, old and new, on {interface}")]
     TooManyServices {
         /// The interface's name.
         interface: String,

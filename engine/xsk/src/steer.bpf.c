@@ -65,33 +65,30 @@ static inline const u8 *skip_extensions(const u8 *at, const u8 *end, u8 *protoco
 // end, and `to` has the address, the version and, here only, the protocol of what follows.
 static inline enum kind locate(const u8 *at, const u8 *end, struct service *to, int fragment)
 {
-	u8 protocol = to->protocol;
-	int reached = 0, icmp_error = 0;
+	enum kind kind = OTHER_PORT; // if the address is a VIP
 
-	if (at && !fragment && (protocol == TCP || protocol == UDP) && at + 4 <= end) {
-		reached = 1;
-		to->port = *(const u16 *)(at + 2);
-		if (lookup(&services, to))
-			return REDIRECTED;
-	} else if (at && protocol == ICMP && to->version == 4 && at + 8 <= end) {
-		reached = 1;
-		icmp_error = at[0] == 3 || at[0] == 11 || at[0] == 12; // RFC 792
-	} else if (at && protocol == ICMP6 && to->version == 6 && at + 8 <= end) {
-		reached = 1;
-		icmp_error = at[0] >= 1 && at[0] <= 4; // RFC 4443
-	} else if (at && protocol != TCP && protocol != UDP && protocol != ICMP &&
-		   protocol != ICMP6) {
-		reached = 1;
+	if (fragment) {
+		kind = FRAGMENT;
+	} else if (!at) {
+		kind = MALFORMED;
+	} else if (to->protocol == TCP || to->protocol == UDP) {
+		if (at + 4 <= end) {
+			to->port = *(const u16 *)(at + 2);
+			if (lookup(&services, to))
+				return REDIRECTED;
+		} else {
+			kind = MALFORMED;
+		}
+	} else if (to->protocol == (to->version == 4 ? ICMP : ICMP6)) {
+		if (at + 8 > end)
+			kind = MALFORMED;
+		else if (to->version == 4 ? at[0] == 3 || at[0] == 11 || at[0] == 12 // RFC 792
+					  : at[0] >= 1 && at[0] <= 4) // RFC 4443
+			kind = REDIRECTED;
 	}
 	to->port = 0;
 	to->protocol = 0;
-	if (!lookup(&services, to))
-		return OTHER_ADDRESS;
-	if (fragment)
-		return FRAGMENT;
-	if (!reached)
-		return MALFORMED;
-	return icmp_error ? REDIRECTED : OTHER_PORT;
+	return lookup(&services, to) ? kind : OTHER_ADDRESS;
 }
 
 static inline enum kind ipv4(const u8 *at, const u8 *end)
