@@ -246,7 +246,7 @@ impl Ours {
         let hasher = FlowHasher::new(SEEDS);
         for flow in 0..flows {
             let (key, hash) = (key(flow), hasher.hash(&key(flow)));
-            let Room::Free(place) = table.make_room(hash, |key| hasher.hash(key)) else {
+            let Room::Free(place) = table.make_room(hash, |_| false, |key| hasher.hash(key)) else {
                 panic!("no room at the load that the table is made for");
             };
             table.put(place, &key, hash, Flow::new(ServerIndex(1), FlowState::Established, 1));

@@ -91,7 +91,8 @@ worker_counts! {
     wakeups,
     /// Flows created by a SYN or a UDP packet (or, with `unknown_flow = "schedule"`, any packet).
     flows_created,
-    /// Flows that ended by their timeout, or because their server was expired.
+    /// Flows that ended: by their timeout, because their server was expired or is gone, or because
+    /// a SYN opened a new connection on their ports.
     flows_expired,
     /// Half-open flows that were evicted to make room in a full bucket.
     flows_evicted,

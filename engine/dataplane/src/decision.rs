@@ -246,12 +246,12 @@ impl Decider {
             Some((place, flow)) => {
                 self.counts.flows_expired += 1;
                 self.end(select, place, flow);
-                None
+                self.adopt(select, key, arrival, now)
             }
             None => self.adopt(select, key, arrival, now),
         };
         if let Some(found) = found
-            && let Some(server) = self.follow(select, found, arrival, now)?
+            && let Some(server) = self.follow(select, key, found, arrival, now)?
         {
             return Ok(server);
         }
@@ -262,6 +262,7 @@ impl Decider {
     fn follow<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
         (place, flow): Found,
         arrival: &Arrival,
         now: Moment,
@@ -273,15 +274,16 @@ impl Decider {
         let anew = match state {
             // Not a server of this service: the entry outlived its server.
             None => true,
-            Some(ServerState::Expired) => {
-                self.counts.flows_expired += 1;
-                true
-            }
+            Some(ServerState::Expired) => true,
             Some(ServerState::Serving | ServerState::Removed) => opens && flow.state().is_over(),
         };
         if anew {
-            if let Some(place) = place {
-                self.end(select, place, flow);
+            match place {
+                Some(place) => {
+                    self.counts.flows_expired += 1;
+                    self.end(select, place, flow);
+                }
+                None => self.peers.tell_moved(select, key, arrival.hash, arrival.key),
             }
             let lost = state == Some(ServerState::Expired)
                 && content.protocol() == Protocol::Tcp
@@ -328,16 +330,20 @@ impl Decider {
         now: Moment,
     ) -> Option<Found> {
         let hash = arrival.hash;
-        let (peer, flow) = self.peers.find(select, key, hash)?;
+        let flow = self.peers.find(select, key, hash)?;
         if flow.is_expired(now.ticks, &self.lifetimes) {
             return None;
         }
-        let Some(place) = self.make_room(select, hash) else {
+        // Who cannot be told would count the flow as well: it stays there until the next packet.
+        if !self.peers.can_be_told(select, key, hash) {
+            return Some((None, flow));
+        }
+        let Some(place) = self.make_room(select, hash, now) else {
             return Some((None, flow));
         };
         self.put(select, place, key, hash, flow);
         self.counts.flows_adopted += 1;
-        self.peers.tell_moved(peer, arrival.key);
+        self.peers.tell_moved(select, key, hash, arrival.key);
         Some((Some(place), flow))
     }
 
@@ -356,7 +362,9 @@ impl Decider {
             Content::Tcp(flags) => {
                 if !flags.opens() {
                     if overflowed {
+                        // While such a flow has packets, its overflow is not forgotten.
                         self.counts.overflow_followers += 1;
+                        select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
                         return self.consistent_server(arrival);
                     }
                     if self.settings.unknown_flow == UnknownFlow::Drop || flags.resets() {
@@ -369,7 +377,7 @@ impl Decider {
         };
         // Asked first, so that nothing is evicted for a flow that nobody will serve.
         let consistent = self.consistent_server(arrival)?;
-        let Some(place) = self.make_room(select, arrival.hash) else {
+        let Some(place) = self.make_room(select, arrival.hash, now) else {
             self.counts.overflowed += 1;
             select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
             return Ok(consistent);
@@ -408,9 +416,10 @@ impl Decider {
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
         // Errors come from routers, so a NIC seldom puts them on their flow's queue.
-        let flow = own.or_else(|| Some(self.peers.find(select, key, arrival.hash)?.1));
+        let lives = |flow: &Flow| !flow.is_expired(now.ticks, &self.lifetimes);
+        let flow =
+            own.filter(lives).or_else(|| self.peers.find(select, key, arrival.hash).filter(lives));
         if let Some(flow) = flow
-            && !flow.is_expired(now.ticks, &self.lifetimes)
             && let Some(route) = self.table.route(flow.server())
             && route.service == arrival.service
         {
@@ -449,12 +458,18 @@ impl Decider {
         &mut self,
         select: Select<KEY, WORDS>,
         hash: u64,
+        now: Moment,
     ) -> Option<Place> {
-        let hasher = self.hasher;
-        match select(&self.memory).make_room(hash, |key| hasher.hash(key)) {
+        let (hasher, lifetimes) = (self.hasher, self.lifetimes);
+        let expired = |flow: Flow| flow.is_expired(now.ticks, &lifetimes);
+        match select(&self.memory).make_room(hash, expired, |key| hasher.hash(key)) {
             Room::Free(place) => Some(place),
             Room::Evicted(place, flow) => {
-                self.counts.flows_evicted += 1;
+                if expired(flow) {
+                    self.counts.flows_expired += 1;
+                } else {
+                    self.counts.flows_evicted += 1;
+                }
                 self.count_ended::<KEY>(flow);
                 Some(place)
             }
@@ -492,7 +507,12 @@ impl Decider {
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
     ) {
-        if let Some((place, flow)) = select(&self.memory).find(key, self.hasher.hash(key)) {
+        let hash = self.hasher.hash(key);
+        // The news may be old: a flow that has ended there, or began anew here, stays.
+        if let Some((place, flow)) = select(&self.memory).find(key, hash)
+            && let Some(theirs) = self.peers.find(select, key, hash)
+            && !flow.is_newer_than(theirs)
+        {
             self.end(select, place, flow);
             self.counts.flows_moved += 1;
         }

@@ -71,6 +71,11 @@ impl Flow {
         now.wrapping_sub(self.seen()) as i32 >= lifetimes.of(self.state()) as i32
     }
 
+    /// Whether the last packet of this flow came after that of `other`.
+    pub fn is_newer_than(self, other: Flow) -> bool {
+        self.seen().wrapping_sub(other.seen()) as i32 > 0
+    }
+
     #[inline]
     fn mark(self) -> u64 {
         (self.0 & MARK_BITS) >> MARK_SHIFT
@@ -94,7 +99,7 @@ pub struct Place {
 pub enum Room {
     /// There was a free entry.
     Free(Place),
-    /// The half-open flow that was idle for the longest had to go.
+    /// An expired flow, or else the half-open one that was idle for the longest, had to go.
     Evicted(Place, Flow),
     /// Every entry that the flow could have holds a flow that is worth more.
     None,
@@ -188,20 +193,32 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     }
 
     /// Finds the flow with this key in the table of another worker, who may be writing to it.
+    ///
+    /// If the entry is given to another flow meanwhile, its tag was cleared before the value read
+    /// here was written (`remove`), so that the second look finds the tag cleared or a later one.
     pub fn find_foreign(&self, key: &[u64; KEY], hash: u64) -> Option<Flow> {
         let (_, neighborhood) = self.neighborhood(hash);
         for bucket in neighborhood {
-            if let Some(slot) = Self::match_slot(bucket, key) {
-                fence(Acquire);
-                let flow = Self::value(bucket, slot);
-                fence(Acquire);
-                return (Self::match_slot(bucket, key) == Some(slot)).then_some(flow);
+            for slot in 0..BUCKET {
+                if Self::holds(bucket, slot, key) {
+                    let flow = Self::value(bucket, slot);
+                    fence(Acquire);
+                    if Self::holds(bucket, slot, key) {
+                        return Some(flow);
+                    }
+                }
             }
             if Self::value(bucket, PASSED_BY).mark() == 0 {
                 break;
             }
         }
         None
+    }
+
+    /// Whether the entry holds `key`, for another thread than the writer's. The tag comes first:
+    /// `put` writes it last, so the words read behind it are those that it was written with.
+    fn holds(bucket: &Bucket<WORDS>, slot: usize, key: &[u64; KEY]) -> bool {
+        (0..KEY).rev().all(|word| bucket[BUCKET * word + slot].load(Acquire) == key[word])
     }
 
     /// The slot of the bucket that holds `key`. Four comparisons and no branch.
@@ -243,7 +260,12 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
 
     /// Finds an entry for a new flow with this hash. If that takes an eviction, it is done.
     /// Looks at no more than [`PROBE_MAX`] buckets.
-    pub fn make_room(&self, hash: u64, hash_of: impl Fn(&[u64; KEY]) -> u64) -> Room {
+    pub fn make_room(
+        &self,
+        hash: u64,
+        is_expired: impl Fn(Flow) -> bool,
+        hash_of: impl Fn(&[u64; KEY]) -> u64,
+    ) -> Room {
         let (home, neighborhood) = self.neighborhood(hash);
         let mut oldest: Option<(Place, Flow)> = None;
         for (distance, bucket) in neighborhood.iter().enumerate() {
@@ -254,13 +276,15 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
                 }
                 let flow = Self::value(bucket, slot);
                 if flow.state() == FlowState::SynRecv
-                    && oldest.is_none_or(|(_, oldest)| flow.seen() < oldest.seen())
+                    && oldest.is_none_or(|(_, oldest)| oldest.is_newer_than(flow))
                 {
                     oldest = Some((place, flow));
                 }
             }
         }
-        match oldest {
+        // A second look, since most neighborhoods have room and need none.
+        let mut entries = (home..home + PROBE_MAX).flat_map(|bucket| self.entries(bucket));
+        match entries.find(|&(_, flow)| is_expired(flow)).or(oldest) {
             Some((place, flow)) => {
                 self.remove(place, hash_of);
                 Room::Evicted(place, flow)

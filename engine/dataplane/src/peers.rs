@@ -14,8 +14,8 @@ use crate::worker_memory::WorkerMemory;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::Arc;
 
-/// Flows that can be on their way from one worker to another. When more move at once, the former
-/// owner's entries end by their timeouts.
+/// Flows that can be on their way from one worker to another. When more move at once, they are
+/// followed where they are, and taken over as the former owner gets through its ring.
 const MOVED_MAX: usize = 1024;
 
 struct Peer {
@@ -49,21 +49,21 @@ impl Peers {
         self.0.is_empty()
     }
 
-    /// The peer that knows the flow with this key, and what it knows.
+    /// The newest of what the peers know of the flow with this key.
     pub fn find<const KEY: usize, const WORDS: usize>(
         &self,
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
-    ) -> Option<(usize, Flow)> {
+    ) -> Option<Flow> {
         // All first buckets are asked for before the first is looked at.
         let touched = self.0.iter().fold(0, |sum, peer| {
             let table = select(&peer.memory);
             sum ^ table.touch(table.home(hash))
         });
         std::hint::black_box(touched);
-        let mut peers = self.0.iter().enumerate();
-        peers.find_map(|(index, peer)| Some((index, select(&peer.memory).find_foreign(key, hash)?)))
+        let known = self.0.iter().filter_map(|peer| select(&peer.memory).find_foreign(key, hash));
+        known.reduce(|newest, flow| if flow.is_newer_than(newest) { flow } else { newest })
     }
 
     /// Whether a flow with this hash may have found no room with any of them.
@@ -75,11 +75,30 @@ impl Peers {
         self.0.iter().any(|peer| select(&peer.memory).has_overflowed(hash))
     }
 
-    /// Tells a peer that its flow is this worker's now.
-    pub fn tell_moved(&mut self, peer: usize, key: Key) {
-        if let Some(peer) = self.0.get_mut(peer) {
-            // A full ring: see MOVED_MAX.
-            let _ = peer.taken.push(key);
+    /// Whether all peers that know the flow with this key can be told that it moved.
+    pub fn can_be_told<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+    ) -> bool {
+        let mut full = self.0.iter().filter(|peer| peer.taken.is_full());
+        full.all(|peer| select(&peer.memory).find_foreign(key, hash).is_none())
+    }
+
+    /// Tells the peers that know the flow with this key that it is this worker's now.
+    pub fn tell_moved<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+        moved: Key,
+    ) {
+        for peer in &mut self.0 {
+            if select(&peer.memory).find_foreign(key, hash).is_some() {
+                // A full ring: see `can_be_told`.
+                let _ = peer.taken.push(moved);
+            }
         }
     }
 
