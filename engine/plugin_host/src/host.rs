@@ -1,20 +1,33 @@
 //! The engine, and plugins from bytes.
 
 use crate::{Error, Limits, Plugin};
+use std::sync::{Arc, OnceLock};
+use wasmtime::{Config, Engine, OptLevel};
 
 /// Names of the plugins that are part of the program.
 pub const STOCK: &[&str] = &["rr", "wrr", "lc"];
 
+const STOCK_FILES: [&[u8]; STOCK.len()] = [
+    include_bytes!("../../../plugins/rr/rr.wasm"),
+    include_bytes!("../../../plugins/wrr/wrr.wasm"),
+    include_bytes!("../../../plugins/lc/lc.wasm"),
+];
+
 /// Loads plugins. Cheap to clone; every clone shares one engine.
 #[derive(Clone)]
 pub struct PluginHost {
+    engine: Engine,
     limits: Limits,
+    /// Stock plugins that were asked for.
+    stock: Arc<[OnceLock<Plugin>; STOCK.len()]>,
 }
 
 impl PluginHost {
     /// A host whose plugins keep to `limits`.
     pub fn new(limits: Limits) -> Result<PluginHost, Error> {
-        Ok(PluginHost { limits })
+        let engine = Engine::new(&config(&limits))
+            .map_err(|error| Error::Engine { reason: format!("{error:#}") })?;
+        Ok(PluginHost { engine, limits, stock: Arc::default() })
     }
 
     /// The limits.
@@ -25,18 +38,45 @@ impl PluginHost {
     /// Checks and compiles the module in `wasm` and runs its start function and `shunt_init` once
     /// as a trial. Takes milliseconds: for the control thread.
     pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Plugin, Error> {
-        let _ = wasm;
-        Err(Error::UnknownStock { name: name.to_owned() })
+        Plugin::load(&self.engine, self.limits, name, wasm)
     }
 
     /// The stock plugin of this name, compiled when first asked for.
     pub fn stock(&self, name: &str) -> Result<Plugin, Error> {
-        Err(Error::UnknownStock { name: name.to_owned() })
+        let index = STOCK
+            .iter()
+            .position(|&stock| stock == name)
+            .ok_or_else(|| Error::UnknownStock { name: name.to_owned() })?;
+        if let Some(plugin) = self.stock[index].get() {
+            return Ok(plugin.clone());
+        }
+        let plugin = self.load(name, STOCK_FILES[index])?;
+        Ok(self.stock[index].get_or_init(|| plugin).clone())
     }
 }
 
 /// Prepares the calling thread for plugin calls, so that the first one has nothing to set up.
 /// Every worker calls it once before its first turn.
 pub fn prepare_worker_thread() {
-    wasmtime::Engine::tls_eager_initialize();
+    Engine::tls_eager_initialize();
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut config = Config::new();
+    config
+        // Fuel rather than a clock: no thread that ticks, and a replay stops where the call did.
+        .consume_fuel(true)
+        .max_wasm_stack(limits.stack)
+        // A trap is counted, not traced: a backtrace would cost every failed call.
+        .wasm_backtrace_max_frames(None)
+        .cranelift_opt_level(OptLevel::Speed)
+        // Nothing runs beside a call.
+        .concurrency_support(false)
+        // What a scheduler has no use for.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_tail_call(false)
+        // Its results differ between machines, and a replay would, too.
+        .wasm_relaxed_simd(false);
+    config
 }

@@ -6,14 +6,21 @@
 //! ```
 //!
 //! Everything that compiles, maps memory or frees happens on the control thread; a worker only
-//! calls, through [`dataplane::Scheduler`]. The contract with the plugin is ABI
+//! calls, through [`dataplane::Scheduler`]. A call that succeeds allocates nothing; one that traps
+//! allocates the engine's error, and frees it at once. The contract with the plugin is ABI
 //! version 1, described in plugins/README.md.
 
+#![forbid(unsafe_code)]
+
+mod check;
 mod error;
 mod host;
 mod latency;
 mod limits;
 mod plugin;
+mod running;
+mod table;
+mod wasm_scheduler;
 
 pub use error::{Error, Refusal};
 pub use host::{PluginHost, STOCK, prepare_worker_thread};

@@ -1,20 +1,30 @@
 //! A checked and compiled plugin, and instances of it.
 
-use crate::{Error, Latency};
+use crate::check::{Facts, check};
+use crate::running::{Failed, Running};
+use crate::wasm_scheduler::WasmScheduler;
+use crate::{Error, Latency, Limits, Refusal};
+use dataplane::{Instance, Scheduler};
+use sha2::{Digest, Sha256};
+use std::fmt;
 use std::sync::Arc;
+use wasmtime::{Engine, Module};
 
 /// A checked and compiled plugin. Cheap to clone; every clone is the same plugin.
 #[derive(Clone)]
 pub struct Plugin {
-    facts: Arc<Facts>,
+    inner: Arc<Inner>,
 }
 
-struct Facts {
+struct Inner {
+    engine: Engine,
+    module: Module,
+    limits: Limits,
+    facts: Facts,
     name: String,
     version: String,
     digest: String,
     size: usize,
-    abi: u32,
     capacity: usize,
 }
 
@@ -32,48 +42,105 @@ pub struct Placement {
 /// An instance, ready for a worker.
 pub struct Prepared {
     /// Goes to the worker.
-    pub instance: Box<dataplane::Instance>,
+    pub instance: Box<Instance>,
     /// How long its calls take; stays with the control thread.
     pub latency: Arc<Latency>,
 }
 
 impl Plugin {
+    pub(crate) fn load(
+        engine: &Engine,
+        limits: Limits,
+        name: &str,
+        wasm: &[u8],
+    ) -> Result<Plugin, Error> {
+        let refused = |refusal| Error::Refused { plugin: name.to_owned(), refusal };
+        let facts = check(wasm, &limits).map_err(refused)?;
+        let module = Module::new(engine, wasm).map_err(|error| {
+            refused(Refusal::Malformed { reason: error.root_cause().to_string() })
+        })?;
+        let trial = Placement { worker: 0, workers: 1, seed: 0 };
+        let running = Running::start(engine, &module, &facts, &limits, trial)
+            .map_err(|failed| failed.of(name))?;
+        let digest =
+            Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let inner = Inner {
+            engine: engine.clone(),
+            module,
+            limits,
+            name: name.to_owned(),
+            version: facts.version.clone().unwrap_or_else(|| digest[..12].to_owned()),
+            facts,
+            digest,
+            size: wasm.len(),
+            capacity: running.layout.capacity,
+        };
+        Ok(Plugin { inner: Arc::new(inner) })
+    }
+
     /// The name that it was loaded under.
     pub fn name(&self) -> &str {
-        &self.facts.name
+        &self.inner.name
     }
 
     /// The version that its author gave it (custom section `shunt.version`), else the first 12
     /// digits of the digest.
     pub fn version(&self) -> &str {
-        &self.facts.version
+        &self.inner.version
     }
 
     /// SHA-256 of the file, in hexadecimal.
     pub fn digest(&self) -> &str {
-        &self.facts.digest
+        &self.inner.digest
     }
 
     /// Size of the file in bytes.
     pub fn size(&self) -> usize {
-        self.facts.size
+        self.inner.size
     }
 
     /// The version of the ABI that it follows.
     pub fn abi(&self) -> u32 {
-        self.facts.abi
+        shunt_abi::ABI_VERSION
     }
 
     /// The most slots that it can choose from, at most 1024. A service with more real servers
     /// gets the native fallback for every flow.
     pub fn capacity(&self) -> usize {
-        self.facts.capacity
+        self.inner.capacity
     }
 
     /// Makes an instance for one virtual service on one worker. Maps memory and runs the plugin's
     /// `shunt_init`: for the control thread.
     pub fn instantiate(&self, placement: Placement) -> Result<Prepared, Error> {
-        let _ = placement;
-        Err(Error::UnknownStock { name: self.facts.name.clone() })
+        let (scheduler, latency) = self.scheduler(placement)?;
+        Ok(Prepared { instance: Instance::new(scheduler), latency })
+    }
+
+    /// The same without what a worker keeps beside it: for whoever asks the scheduler directly.
+    pub fn scheduler(
+        &self,
+        placement: Placement,
+    ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
+        let latency = Arc::new(Latency::default());
+        let running = self.start(placement).map_err(|failed| failed.of(&self.inner.name))?;
+        let scheduler = WasmScheduler::new(running, &self.inner.limits, latency.clone());
+        Ok((Box::new(scheduler), latency))
+    }
+
+    fn start(&self, placement: Placement) -> Result<Running, Failed> {
+        let Inner { engine, module, facts, limits, .. } = &*self.inner;
+        Running::start(engine, module, facts, limits, placement)
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Plugin")
+            .field("name", &self.inner.name)
+            .field("version", &self.inner.version)
+            .field("digest", &self.inner.digest)
+            .finish_non_exhaustive()
     }
 }

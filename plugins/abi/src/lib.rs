@@ -1,1 +1,194 @@
-//! Placeholder.
+//! The records that cross the WebAssembly boundary between shunt and its scheduler plugins.
+//!
+//! ABI version 1. A plugin is a core module without imports. It lays a [`Table`] and what the
+//! table points at out in its own linear memory; the host keeps the contents current and calls
+//! the plugin's exports. plugins/README.md describes the whole contract; the assertions below
+//! keep it true. All numbers are little-endian, as WebAssembly's are.
+
+#![no_std]
+
+use core::mem::{align_of, offset_of, size_of};
+
+/// The version of this contract.
+pub const ABI_VERSION: u32 = 1;
+
+/// The most slots that a table may have.
+pub const CAPACITY_MAX: usize = 1024;
+
+/// What `shunt_schedule` answers when no server will do. (Any negative number does.)
+pub const NO_SERVER: i32 = -1;
+
+/// Bit of [`Table::wants`]: [`Server::active`] and [`Server::inactive`] are kept current.
+pub const WANTS_LOAD: u32 = 1;
+
+/// Names of the exports.
+pub mod export {
+    /// The linear memory.
+    pub const MEMORY: &str = "memory";
+    /// `() -> i32`: [`ABI_VERSION`](crate::ABI_VERSION).
+    pub const ABI_VERSION: &str = "shunt_abi_version";
+    /// `(worker: i32, workers: i32, seed: i64) -> i32`: the address of the
+    /// [`Table`](crate::Table).
+    pub const INIT: &str = "shunt_init";
+    /// `() -> i32`: the slot of the server that the next flow goes to.
+    pub const SCHEDULE: &str = "shunt_schedule";
+    /// `()`, optional: the servers or their weights have changed.
+    pub const UPDATE: &str = "shunt_update";
+}
+
+/// Name of the custom section that holds the plugin's version, as its author counts them: 1 to
+/// 64 printable ASCII characters. Optional.
+pub const VERSION_SECTION: &str = "shunt.version";
+
+/// What the plugin and the host tell each other. The plugin sets the fields up to `flow` before
+/// `shunt_init` returns, and the host reads them once, then. The other fields are the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Table {
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    /// [`WANTS_LOAD`] or 0. The other bits are 0.
+    pub wants: u32,
+    /// The most slots that the plugin can use: 1 to [`CAPACITY_MAX`].
+    pub capacity: u32,
+    /// Address of `[Server; capacity]`.
+    pub servers: u32,
+    /// Address of `[f64; capacity]`, the load keys ([`Server::load_key`]; infinite from `count`
+    /// on); 0 if they are not wanted.
+    pub keys: u32,
+    /// Address of a [`Flow`]; 0 if it is not wanted.
+    pub flow: u32,
+    /// Slots in use.
+    pub count: u32,
+    /// Grows by one with every change of the servers or their weights.
+    pub generation: u32,
+    /// Number of the worker that this instance is for, from 0.
+    pub worker: u32,
+    /// Workers that serve the same virtual service.
+    pub workers: u32,
+    /// 0.
+    pub reserved: [u32; 6],
+}
+
+/// A real server. Its position is its slot: it keeps it for as long as it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Server {
+    /// Weight, 0 to 65535. 0: takes no new flows now, whatever the reason (drained, removed, no
+    /// neighbor, an empty slot).
+    pub weight: u32,
+    /// Active connections as IPVS counts them: established TCP flows, living UDP flows. 0 unless
+    /// load is wanted.
+    pub active: u32,
+    /// All other connections. 0 unless load is wanted.
+    pub inactive: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Address in network order; IPv4 as an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2).
+    pub address: [u8; 16],
+}
+
+/// A flow that needs a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Flow {
+    /// The client's address, written as [`Server::address`] is.
+    pub source: [u8; 16],
+    /// The VIP, written likewise.
+    pub destination: [u8; 16],
+    /// The client's port, as a number.
+    pub source_port: u16,
+    /// The service's port, as a number.
+    pub destination_port: u16,
+    /// IP protocol number: 6 TCP, 17 UDP.
+    pub protocol: u32,
+}
+
+impl Server {
+    /// Whether new flows may go to this server.
+    #[inline]
+    pub fn takes_new_flows(&self) -> bool {
+        self.weight > 0
+    }
+
+    /// The load key of this server in `slot`: its connections as IPVS's least-connection scheduler
+    /// weighs them (`ip_vs_dest_conn_overhead` in the kernel's include/net/ip_vs.h: 256 for an
+    /// active one, 1 for an inactive one), times 1024, plus the slot. So the least of many keys
+    /// names the least loaded server, the first of several. Infinite when the server takes no new
+    /// flows.
+    #[inline]
+    pub fn load_key(&self, slot: usize) -> f64 {
+        if !self.takes_new_flows() {
+            return f64::INFINITY;
+        }
+        let overhead = u64::from(self.active) * 256 + u64::from(self.inactive);
+        // Below 2^52, so that the conversion is exact.
+        (overhead * CAPACITY_MAX as u64 + slot as u64) as f64
+    }
+}
+
+/// The slot that a load key names; `None` for an infinite key.
+#[inline]
+pub fn slot_of_key(key: f64) -> Option<usize> {
+    // Added to 2^52, an integer below 2^52 shows in the lowest bits of the mantissa. A conversion
+    // would have to care for numbers out of range, and takes longer.
+    const TWO_TO_52: f64 = (1u64 << 52) as f64;
+    (key < TWO_TO_52).then(|| (key + TWO_TO_52).to_bits() as usize % CAPACITY_MAX)
+}
+
+macro_rules! assert_layout {
+    ($record:ident, $size:literal, $($field:ident at $offset:literal),* $(,)?) => {
+        const _: () = {
+            assert!(size_of::<$record>() == $size && align_of::<$record>() == 4);
+            $(assert!(offset_of!($record, $field) == $offset);)*
+        };
+    };
+}
+
+assert_layout!(
+    Table, 64, abi_version at 0, wants at 4, capacity at 8, servers at 12, keys at 16, flow at 20,
+    count at 24, generation at 28, worker at 32, workers at 36, reserved at 40,
+);
+assert_layout!(
+    Server, 32, weight at 0, active at 4, inactive at 8, reserved at 12, address at 16,
+);
+assert_layout!(
+    Flow, 40, source at 0, destination at 16, source_port at 32, destination_port at 34,
+    protocol at 36,
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(weight: u32, active: u32, inactive: u32) -> Server {
+        Server { weight, active, inactive, ..Server::default() }
+    }
+
+    #[test]
+    fn a_key_is_exact_even_for_the_greatest_load() {
+        let greatest = server(1, u32::MAX, u32::MAX).load_key(1023);
+        let one_less = server(1, u32::MAX, u32::MAX).load_key(1022);
+        assert_eq!(greatest - one_less, 1.0);
+        assert_eq!(slot_of_key(greatest), Some(1023));
+        assert_eq!(slot_of_key(one_less), Some(1022));
+    }
+
+    #[test]
+    fn one_active_connection_weighs_as_much_as_256_inactive_ones() {
+        assert_eq!(server(1, 1, 0).load_key(0), server(9, 0, 256).load_key(0));
+        assert!(server(1, 1, 0).load_key(0) > server(1, 0, 255).load_key(1023));
+    }
+
+    #[test]
+    fn equal_loads_are_ordered_by_slot() {
+        assert!(server(1, 7, 3).load_key(4) < server(1, 7, 3).load_key(5));
+    }
+
+    #[test]
+    fn a_server_that_takes_no_new_flows_has_an_infinite_key() {
+        assert_eq!(server(0, 0, 0).load_key(3), f64::INFINITY);
+        assert_eq!(slot_of_key(f64::INFINITY), None);
+        assert_eq!(slot_of_key(server(1, 0, 0).load_key(0)), Some(0));
+    }
+}

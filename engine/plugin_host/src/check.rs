@@ -1,0 +1,213 @@
+//! What can be said of a module without running it.
+
+use crate::{Limits, Refusal};
+use shunt_abi::{VERSION_SECTION, export};
+use std::collections::HashMap;
+use wasmparser::{Encoding, ExternalKind, FuncType, MemoryType, Parser, Payload, ValType};
+
+/// What the file says of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// The version that its author gave it.
+    pub version: Option<String>,
+    /// Whether it has an export `shunt_update`.
+    pub has_update: bool,
+}
+
+const MEMORY: &str = "the 32-bit memory";
+const ABI_VERSION: Signature =
+    Signature { params: &[], results: &[ValType::I32], text: "() -> i32" };
+const INIT: Signature = Signature {
+    params: &[ValType::I32, ValType::I32, ValType::I64],
+    results: &[ValType::I32],
+    text: "(i32, i32, i64) -> i32",
+};
+const SCHEDULE: Signature = ABI_VERSION;
+const UPDATE: Signature = Signature { params: &[], results: &[], text: "() -> ()" };
+
+struct Signature {
+    params: &'static [ValType],
+    results: &'static [ValType],
+    text: &'static str,
+}
+
+/// What the sections hold, as far as the contract is about it.
+#[derive(Default)]
+struct Module {
+    types: Vec<FuncType>,
+    /// Index into `types`, by function.
+    functions: Vec<u32>,
+    exports: HashMap<String, (ExternalKind, u32)>,
+    memories: Vec<MemoryType>,
+    table_elements: u64,
+    import: Option<(String, String)>,
+    version: Option<Vec<u8>>,
+}
+
+/// Checks the file against the contract, as far as that is possible without running it. Whether
+/// its code is valid, the compiler finds out.
+pub(crate) fn check(wasm: &[u8], limits: &Limits) -> Result<Facts, Refusal> {
+    if wasm.len() > limits.file_size {
+        return Err(Refusal::FileTooLarge { size: wasm.len(), limit: limits.file_size });
+    }
+    check_header(wasm)?;
+    let module = read(wasm)?;
+    if let Some((module, name)) = module.import {
+        return Err(Refusal::Import { module, name });
+    }
+    check_memory(&module, limits)?;
+    if module.table_elements > limits.table_elements as u64 {
+        let limit = limits.table_elements;
+        return Err(Refusal::TableTooLarge { declared: module.table_elements, limit });
+    }
+    check_function(&module, export::ABI_VERSION, &ABI_VERSION)?;
+    check_function(&module, export::INIT, &INIT)?;
+    check_function(&module, export::SCHEDULE, &SCHEDULE)?;
+    let has_update = module.exports.contains_key(export::UPDATE);
+    if has_update {
+        check_function(&module, export::UPDATE, &UPDATE)?;
+    }
+    Ok(Facts { version: module.version.map(version).transpose()?, has_update })
+}
+
+/// The first eight bytes: `\0asm`, the version (1 for modules), the layer (0 for modules, 1 for
+/// components).
+fn check_header(wasm: &[u8]) -> Result<(), Refusal> {
+    if Parser::is_core_wasm(wasm) {
+        return Ok(());
+    }
+    if Parser::is_component(wasm) {
+        return Err(Refusal::Component);
+    }
+    let text = std::str::from_utf8(wasm).unwrap_or_default().trim_start();
+    if text.starts_with("(") || text.starts_with(";;") {
+        return Err(Refusal::Text);
+    }
+    Err(Refusal::NotWasm)
+}
+
+fn read(wasm: &[u8]) -> Result<Module, Refusal> {
+    let mut module = Module::default();
+    for payload in Parser::new(0).parse_all(wasm) {
+        payload
+            .and_then(|payload| module.take(payload))
+            .map_err(|error| Refusal::Malformed { reason: error.to_string() })?;
+    }
+    Ok(module)
+}
+
+impl Module {
+    fn take(&mut self, payload: Payload<'_>) -> Result<(), wasmparser::BinaryReaderError> {
+        match payload {
+            Payload::Version { encoding, .. } => debug_assert_eq!(encoding, Encoding::Module),
+            Payload::TypeSection(types) => {
+                for function in types.into_iter_err_on_gc_types() {
+                    self.types.push(function?);
+                }
+            }
+            Payload::ImportSection(imports) => {
+                if let Some(import) = imports.into_imports().next() {
+                    let import = import?;
+                    self.import = Some((import.module.to_owned(), import.name.to_owned()));
+                }
+            }
+            Payload::FunctionSection(functions) => {
+                for index in functions {
+                    self.functions.push(index?);
+                }
+            }
+            Payload::TableSection(tables) => {
+                for table in tables {
+                    self.table_elements = self.table_elements.saturating_add(table?.ty.initial);
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for memory in memories {
+                    self.memories.push(memory?);
+                }
+            }
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    let export = export?;
+                    self.exports.insert(export.name.to_owned(), (export.kind, export.index));
+                }
+            }
+            Payload::CustomSection(section) if section.name() == VERSION_SECTION => {
+                self.version = Some(section.data().to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn signature(&self, function: u32) -> Option<&FuncType> {
+        self.types.get(*self.functions.get(function as usize)? as usize)
+    }
+}
+
+fn check_memory(module: &Module, limits: &Limits) -> Result<(), Refusal> {
+    for memory in &module.memories {
+        if memory.memory64 {
+            return Err(Refusal::Memory64);
+        }
+        if memory.shared {
+            return Err(Refusal::SharedMemory);
+        }
+        let page = 1u64 << memory.page_size_log2.unwrap_or(16).min(16);
+        let declared = memory.initial.saturating_mul(page);
+        if declared > limits.memory as u64 {
+            return Err(Refusal::MemoryTooLarge { declared, limit: limits.memory });
+        }
+    }
+    match module.exports.get(export::MEMORY) {
+        Some((ExternalKind::Memory, _)) => Ok(()),
+        Some((kind, _)) => Err(Refusal::WrongExport {
+            name: export::MEMORY,
+            expected: MEMORY,
+            found: describe(*kind),
+        }),
+        None => Err(Refusal::MissingExport { name: export::MEMORY, expected: MEMORY }),
+    }
+}
+
+fn check_function(
+    module: &Module,
+    name: &'static str,
+    expected: &Signature,
+) -> Result<(), Refusal> {
+    let found = match module.exports.get(name) {
+        None => return Err(Refusal::MissingExport { name, expected: expected.text }),
+        Some(&(ExternalKind::Func | ExternalKind::FuncExact, index)) => {
+            match module.signature(index) {
+                Some(found)
+                    if found.params() == expected.params && found.results() == expected.results =>
+                {
+                    return Ok(());
+                }
+                Some(found) => found.to_string(),
+                None => "a function without a signature".to_owned(),
+            }
+        }
+        Some(&(kind, _)) => describe(kind),
+    };
+    Err(Refusal::WrongExport { name, expected: expected.text, found })
+}
+
+fn describe(kind: ExternalKind) -> String {
+    match kind {
+        ExternalKind::Func | ExternalKind::FuncExact => "a function",
+        ExternalKind::Table => "a table",
+        ExternalKind::Memory => "a memory",
+        ExternalKind::Global => "a global",
+        ExternalKind::Tag => "a tag",
+    }
+    .to_owned()
+}
+
+fn version(section: Vec<u8>) -> Result<String, Refusal> {
+    let printable = section.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+    match String::from_utf8(section) {
+        Ok(version) if printable && (1..=64).contains(&version.len()) => Ok(version),
+        _ => Err(Refusal::VersionSection),
+    }
+}

@@ -1,0 +1,136 @@
+//! The stock plugins as they are committed, against their own sources compiled natively, which
+//! are tested against independent models in their own crates.
+
+mod common;
+
+use common::*;
+use dataplane::{Load, Scheduler};
+use histories::history;
+use plugin_host::{Placement, STOCK};
+use proptest::prelude::*;
+use shunt_sdk::testing::{Event, Host};
+
+#[path = "../../../plugins/sdk/tests/histories/mod.rs"]
+mod histories;
+
+fn stock(name: &str, worker: u32) -> Box<dyn Scheduler> {
+    let placement = Placement { worker, workers: 5, seed: 0 };
+    host().stock(name).unwrap().scheduler(placement).unwrap().0
+}
+
+fn play(scheduler: &mut dyn Scheduler, history: &[Event]) -> Vec<Option<usize>> {
+    let mut slots = 0;
+    let mut choices = Vec::new();
+    for event in history {
+        match event {
+            Event::Weights(weights) => {
+                slots = weights.len();
+                scheduler.servers_changed(&candidates(weights)).unwrap();
+            }
+            &Event::Load { slot, active, inactive } if slot < slots => {
+                scheduler.load_changed(slot, Load { active, inactive });
+            }
+            Event::Load { .. } => {}
+            Event::Choose => choices.push(scheduler.choose(&FLOW).ok()),
+        }
+    }
+    choices
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn they_choose_as_their_sources_do(history in history(), worker in 0..5u32) {
+        let place = (worker as usize, 5);
+        let rr = Host::<rr::RoundRobin>::new(place.0, place.1).play(&history);
+        prop_assert_eq!(play(&mut *stock("rr", worker), &history), rr);
+        let wrr = Host::<wrr::WeightedRoundRobin>::new(place.0, place.1).play(&history);
+        prop_assert_eq!(play(&mut *stock("wrr", worker), &history), wrr);
+        let lc = Host::<lc::LeastConnection>::new(place.0, place.1).play(&history);
+        prop_assert_eq!(play(&mut *stock("lc", worker), &history), lc);
+    }
+}
+
+#[test]
+fn they_say_what_they_are() {
+    let host = host();
+    for &name in STOCK {
+        let plugin = host.stock(name).unwrap();
+        assert_eq!(plugin.name(), name);
+        assert_eq!(plugin.version(), env!("CARGO_PKG_VERSION"), "run plugins/build");
+        assert_eq!(plugin.abi(), 1);
+        assert_eq!(plugin.capacity(), 1024);
+        assert!(plugin.size() < 4096, "{name} has {} bytes", plugin.size());
+        assert_eq!(plugin.digest().len(), 64);
+        assert_eq!(plugin.digest(), host.clone().stock(name).unwrap().digest());
+    }
+}
+
+#[test]
+fn the_digest_is_sha_256_and_stands_in_for_a_version() {
+    // As `sha256sum` prints it for these eight bytes and the sections that follow.
+    let wasm = plugin(SCHEDULE);
+    let plugin = load(&wasm);
+    assert_eq!(plugin.size(), wasm.len());
+    assert_eq!(plugin.version(), &plugin.digest()[..12]);
+    let mut other = wasm.clone();
+    other.extend([0, 2, 1, b'x']); // a custom section
+    assert_ne!(load(&other).digest(), plugin.digest());
+}
+
+#[test]
+fn only_least_connection_wants_loads() {
+    assert!(!stock("rr", 0).wants_load());
+    assert!(!stock("wrr", 0).wants_load());
+    assert!(stock("lc", 0).wants_load());
+}
+
+#[test]
+fn round_robin_begins_at_another_server_on_each_worker() {
+    for name in ["rr", "wrr"] {
+        let firsts: Vec<_> = (0..3)
+            .map(|worker| {
+                let mut scheduler = stock(name, worker);
+                scheduler.servers_changed(&candidates(&[1, 1, 1])).unwrap();
+                scheduler.choose(&FLOW).unwrap()
+            })
+            .collect();
+        assert_eq!(firsts, [0, 1, 2], "{name}");
+    }
+}
+
+#[test]
+fn least_connection_finds_every_slot_of_a_full_table() {
+    let mut lc = stock("lc", 0);
+    lc.servers_changed(&candidates(&[1; 1024])).unwrap();
+    for slot in 0..1024 {
+        lc.load_changed(slot, Load { active: 5, inactive: 5 });
+    }
+    for slot in 0..1024 {
+        lc.load_changed(slot, Load { active: 5, inactive: 4 });
+        assert_eq!(lc.choose(&FLOW), Ok(slot));
+        lc.load_changed(slot, Load { active: u32::MAX, inactive: u32::MAX });
+    }
+}
+
+/// A newcomer in a slot whose former server had many connections begins with none.
+#[test]
+fn loads_stay_with_the_server_and_not_with_the_slot() {
+    let mut lc = stock("lc", 0);
+    let mut servers = candidates(&[1, 1]);
+    lc.servers_changed(&servers).unwrap();
+    lc.load_changed(0, Load { active: 9, inactive: 0 });
+    lc.load_changed(1, Load { active: 5, inactive: 0 });
+    assert_eq!(lc.choose(&FLOW), Ok(1));
+    servers[0].weight = 7;
+    lc.servers_changed(&servers).unwrap();
+    assert_eq!(lc.choose(&FLOW), Ok(1));
+    servers[0].address = [10, 9, 9, 9].into();
+    lc.servers_changed(&servers).unwrap();
+    assert_eq!(lc.choose(&FLOW), Ok(0));
+    // Beyond the last slot nothing is kept.
+    lc.servers_changed(&servers[..1]).unwrap();
+    lc.load_changed(1, Load { active: 0, inactive: 0 });
+    assert_eq!(lc.choose(&FLOW), Ok(0));
+}
