@@ -59,13 +59,13 @@ impl Queue {
         if count == 0 {
             return;
         }
-        let umem = &self.umem;
+        let mask = self.umem.frame_mask();
         #[cfg(debug_assertions)]
         for address in self.rings.completion.entries(count) {
-            self.ledger.change(umem.frame(address), Place::Transmit, Place::Free);
+            self.ledger.change(address & mask, Place::Transmit, Place::Free);
         }
         // Within the capacity: no more frames exist.
-        self.free.extend(self.rings.completion.entries(count).map(|address| umem.frame(address)));
+        self.free.extend(self.rings.completion.entries(count).map(|address| address & mask));
         self.rings.completion.release(count);
     }
 
@@ -77,7 +77,7 @@ impl Queue {
         }
         #[cfg(debug_assertions)]
         for received in self.rings.rx.entries(count) {
-            let frame = self.umem.frame(received.address);
+            let frame = received.address & self.umem.frame_mask();
             assert_eq!(received.options, 0, "a packet of several frames, which nobody asked for");
             self.ledger.change(frame, Place::Receive, Place::Held);
         }
@@ -101,13 +101,13 @@ impl Queue {
         }
         self.held -= 1;
         #[cfg(debug_assertions)]
-        self.ledger.change(self.umem.frame(packet.address), Place::Held, Place::Transmit);
+        self.ledger.change(packet.address & self.umem.frame_mask(), Place::Held, Place::Transmit);
         Ok(())
     }
 
     #[inline]
     pub(crate) fn release(&mut self, packet: Packet) {
-        let frame = self.umem.frame(packet.address);
+        let frame = packet.address & self.umem.frame_mask();
         #[cfg(debug_assertions)]
         self.ledger.change(frame, Place::Held, Place::Free);
         self.held -= 1;
@@ -153,7 +153,11 @@ impl Queue {
     pub(crate) fn recycle(&mut self, packet: &Packet) {
         self.recycled = self.recycled.wrapping_add(1);
         #[cfg(debug_assertions)]
-        self.ledger.change(self.umem.frame(packet.address), Place::Transmit, Place::Receive);
+        self.ledger.change(
+            packet.address & self.umem.frame_mask(),
+            Place::Transmit,
+            Place::Receive,
+        );
         #[cfg(not(debug_assertions))]
         let _ = packet;
     }

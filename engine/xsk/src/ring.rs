@@ -252,9 +252,15 @@ impl<T: Entry> Consumer<T> {
     #[inline]
     pub(crate) fn entries(&self, count: u32) -> impl Iterator<Item = T> {
         assert!(count <= self.limit.wrapping_sub(self.next), "ring underrun");
-        // SAFETY: by the assertion the other side has written these entries, and it writes them
-        // again only after `release`, for which this borrow has to end.
-        (0..count).map(|n| unsafe { self.ring.entry(self.next.wrapping_add(n)).read() })
+        // In locals, so that a loop that stores elsewhere need not read them again each time.
+        let (entries, mask, next) = (self.ring.entries, self.ring.mask, self.next);
+        (0..count).map(move |n| {
+            let place = (next.wrapping_add(n) & mask) as usize;
+            // SAFETY: the mask keeps `place` below the ring's size. By the assertion the other
+            // side has written the entry, and it writes it again only after `release`, for which
+            // the borrow of `self` that the iterator holds has to end.
+            unsafe { entries.add(place).read() }
+        })
     }
 
     /// Gives the first `count` entries' places back to the other side.

@@ -3,7 +3,6 @@
 use crate::mapping::Mapping;
 use crate::port::Packet;
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
 /// What the kernel leaves free before a received packet: `XDP_PACKET_HEADROOM` in linux/bpf.h.
@@ -48,37 +47,38 @@ impl Umem {
         self.memory.is_huge()
     }
 
-    /// The address of the frame that holds this address.
+    /// What leaves of an address the one of its frame.
     #[inline]
-    pub(crate) fn frame(&self, address: u64) -> u64 {
-        address & !u64::from(self.frame_size - 1)
+    pub(crate) fn frame_mask(&self) -> u64 {
+        !u64::from(self.frame_size - 1)
     }
 
+    /// The packet's first byte and its length.
+    ///
     /// # Panics
     /// If the packet is not in this UMEM: it is another port's, or the kernel's answer is broken.
     #[inline]
-    fn range(&self, packet: &Packet) -> Range<usize> {
-        let start = packet.address as usize;
-        let end = start.saturating_add(packet.length as usize);
-        assert!(end <= self.length, "a packet beyond its UMEM");
-        start..end
+    fn locate(&self, packet: &Packet) -> (NonNull<u8>, usize) {
+        let (start, length) = (packet.address as usize, packet.length as usize);
+        let end = start.wrapping_add(length);
+        assert!(start <= end && end <= self.length, "a packet beyond its UMEM");
+        // SAFETY: `start` is within the frames, or just behind them for a packet of no bytes.
+        (unsafe { self.start().add(start) }, length)
     }
 
     #[inline]
     pub(crate) fn bytes(&self, packet: &Packet) -> &[u8] {
-        let range = self.range(packet);
-        // SAFETY: `range` ends within the mapping, which lives as long as `self`. The packet is
-        // the frame's only key, so that the kernel does not write to it (port.rs), and this side
-        // writes only through `bytes_mut`, for which it borrows all frames.
-        unsafe { std::slice::from_raw_parts(self.start().add(range.start).as_ptr(), range.len()) }
+        let (start, length) = self.locate(packet);
+        // SAFETY: `locate` has seen that the range is within the mapping, which lives as long as
+        // `self`. The packet is the frame's only key, so that the kernel does not write to it
+        // (port.rs), and this side writes only through `bytes_mut`, which borrows all frames.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), length) }
     }
 
     #[inline]
     pub(crate) fn bytes_mut(&mut self, packet: &Packet) -> &mut [u8] {
-        let range = self.range(packet);
+        let (start, length) = self.locate(packet);
         // SAFETY: as in `bytes`; `&mut self` keeps every other reference to a frame away.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start().add(range.start).as_ptr(), range.len())
-        }
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) }
     }
 }
