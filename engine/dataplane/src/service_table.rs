@@ -6,7 +6,7 @@
 //! gives to a newcomer only when no flow is left that refers to the former holder.
 
 use crate::consistent::ConsistentTable;
-use crate::scheduler::Candidate;
+use crate::scheduler::{Candidate, SERVERS_PER_SERVICE_MAX};
 use hashbrown::{HashMap, HashTable};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -162,30 +162,51 @@ fn hash_v4(word: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// Panics unless the service's slots hold servers that name it and their slot.
+fn check_members(index: ServiceIndex, service: &Service, servers: &[Option<Server>]) {
+    let Service { key, servers: slots, candidates, .. } = service;
+    assert!(slots.len() <= SERVERS_PER_SERVICE_MAX, "{key:?} has {} slots", slots.len());
+    assert_eq!(slots.len(), candidates.len(), "one candidate a slot of {key:?}");
+    for (slot, (member, candidate)) in slots.iter().zip(candidates).enumerate() {
+        let Some(member) = member else {
+            assert_eq!(candidate.weight, 0, "the empty slot {slot} of {key:?} has no weight");
+            continue;
+        };
+        let server = servers.get(usize::from(member.0)).and_then(Option::as_ref);
+        let named = server.is_some_and(|s| s.service == index && usize::from(s.slot) == slot);
+        assert!(named, "slot {slot} of {key:?} holds {member:?}, which is not its own: {server:?}");
+    }
+}
+
 impl ServiceTable {
     /// A table of these services and servers, each at its index.
     ///
     /// # Panics
-    /// When there are more than [`SERVICES_MAX`] or [`SERVERS_MAX`].
+    /// When there are more than [`SERVICES_MAX`] or [`SERVERS_MAX`], when two services have the
+    /// same key, or when a service and its servers do not name each other: better on the control
+    /// thread than on a worker.
     pub fn new(services: Vec<Option<Service>>, servers: Vec<Option<Server>>) -> ServiceTable {
         assert!(services.len() <= SERVICES_MAX, "more than {SERVICES_MAX} services");
         assert!(servers.len() <= SERVERS_MAX, "more than {SERVERS_MAX} servers");
         let mut by_key_v4 = HashTable::new();
         let mut by_key_v6 = HashMap::new();
         for (index, service) in (0..).map(ServiceIndex).zip(&services) {
-            let Some(ServiceKey { address, port, protocol }) = service.as_ref().map(|s| s.key)
-            else {
-                continue;
-            };
-            match address {
+            let Some(service) = service else { continue };
+            check_members(index, service, &servers);
+            let ServiceKey { address, port, protocol } = service.key;
+            let is_new = match address {
                 IpAddr::V4(vip) => {
                     let word = word_v4(vip.octets(), port, protocol);
+                    let is_new =
+                        by_key_v4.find(hash_v4(word), |e: &(u64, _)| e.0 == word).is_none();
                     by_key_v4.insert_unique(hash_v4(word), (word, index), |e| hash_v4(e.0));
+                    is_new
                 }
                 IpAddr::V6(vip) => {
-                    by_key_v6.insert((vip.octets(), port, protocol), index);
+                    by_key_v6.insert((vip.octets(), port, protocol), index).is_none()
                 }
-            }
+            };
+            assert!(is_new, "two services are {:?}", service.key);
         }
         let expires = servers.iter().flatten().any(|s| s.state == ServerState::Expired);
         let routes = servers.iter().map(|server| Route::new(server.as_ref())).collect();
