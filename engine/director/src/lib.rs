@@ -1,12 +1,44 @@
 //! The program `shunt`: command line, config, control of the workers, API, metrics, neighbors.
 //!
+//! ```text
+//! main ── cli ── commands ── client ───────────┐ Unix socket
+//!          └──── run ─┬─ api ◀─────────────────┘
+//!                     ├─ supervisor ─┬─ services, reload, config     what should be done
+//!                     │              ├─ neighbors ◀─ netlink, links  where it is on the wire
+//!                     │              ├─ tables ─────────────────────▶ the workers
+//!                     │              └─ schedulers ─────────────────▶ the workers
+//!                     ├─ worker_thread, cores                        the workers
+//!                     └─ exposition, metrics                         what they counted
+//! ```
+//!
 //! A library so that tests can run the very functions that the program runs.
 
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod commands;
 pub mod config;
 mod config_check;
 #[cfg(test)]
 mod config_tests;
+pub mod config_text;
+pub mod cores;
+pub mod demo;
+pub mod exposition;
+pub mod links;
+pub mod listen;
+pub mod listing;
+pub mod log;
+pub mod metrics;
 pub mod neighbors;
+pub mod netlink;
+pub mod reload;
+pub mod run;
+pub mod schedulers;
 pub mod service_name;
 pub mod services;
+pub mod supervisor;
 pub mod tables;
+pub mod views;
+pub mod worker_thread;

@@ -1,2 +1,49 @@
-//! Placeholder.
-fn main() {}
+//! The program `shunt`.
+
+use anyhow::Context;
+use clap::Parser;
+use director::cli::{Cli, Command};
+use director::{commands, demo, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Exits with 2 at wrong usage, with 0 after --help and --version.
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Demo(arguments) => return demo::run(arguments),
+        other => execute(other),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                eprintln!("shunt: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments.config)?,
+        Command::Check(arguments) => commands::check(&arguments.config)?,
+        Command::List(arguments) => ask(commands::list(arguments))?,
+        Command::Service(command) => ask(commands::service(command))?,
+        Command::Server(command) => ask(commands::server(command))?,
+        Command::Save(arguments) => ask(commands::save(arguments))?,
+        Command::Completions { shell } => commands::completions(*shell)?,
+        Command::Man { out } => commands::man(out.as_deref())?,
+        Command::Demo(_) => {}
+    }
+    Ok(())
+}
+
+/// Runs what speaks to a running director.
+fn ask(command: impl Future<Output = Result<(), commands::CommandError>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start")?;
+    Ok(runtime.block_on(command)?)
+}

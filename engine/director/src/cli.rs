@@ -1,0 +1,176 @@
+//! The command line.
+
+use crate::config::API_SOCKET_DEFAULT;
+use crate::demo::DemoArgs;
+use crate::service_name::{ServiceName, parse_server};
+use clap::{Args, Parser, Subcommand};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Where the config file is looked for.
+pub const CONFIG_DEFAULT: &str = "/etc/shunt/director.toml";
+
+/// LVS-DR layer-4 load balancer on AF_XDP, with WebAssembly schedulers
+#[derive(Debug, Parser)]
+#[command(name = "shunt", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the director
+    ///
+    /// Ends at SIGTERM or SIGINT. At SIGHUP it applies what has changed in the config file.
+    Run(ConfigArgs),
+    /// Say what is wrong with a config file, if anything
+    Check(ConfigArgs),
+    /// List virtual services and real servers, or flows
+    List(ListArgs),
+    /// Change a virtual service of the running director
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Add, change or remove a real server of the running director
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Print a config file that holds what was changed at run time
+    Save(ApiArgs),
+    /// Show direct routing on this machine, in network namespaces of its own
+    Demo(DemoArgs),
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command
+    Man {
+        /// Folder to write the pages to
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// The config file.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The config file
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_DEFAULT)]
+    pub config: PathBuf,
+}
+
+/// The director to speak to.
+#[derive(Debug, Args)]
+pub struct ApiArgs {
+    /// The director's API socket
+    #[arg(long, value_name = "SOCKET", default_value = API_SOCKET_DEFAULT)]
+    pub api: PathBuf,
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Connections, packets and bytes, as `ipvsadm -Ln --stats`
+    #[arg(long)]
+    pub stats: bool,
+    /// The flows, as `ipvsadm -Lnc`
+    #[arg(long, conflicts_with = "stats")]
+    pub flows: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The director
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+/// What to do with a virtual service.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Change its scheduler; established flows stay where they are
+    Set {
+        /// The virtual service, as in tcp:172.17.100.100:80
+        service: ServiceName,
+        /// Name of the new scheduler
+        #[arg(long, value_name = "NAME")]
+        scheduler: String,
+        /// The director
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+}
+
+/// Which real server.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// The virtual service, as in tcp:172.17.100.100:80
+    pub service: ServiceName,
+    /// The real server's address
+    #[arg(value_parser = |text: &str| parse_server(text, None))]
+    pub server: IpAddr,
+    /// The director
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+/// What to do with a real server.
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Add it, or put it back: flows that it still has are its own again
+    Add {
+        /// Which
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its weight; left out: 1, or what it was before
+        #[arg(long, value_name = "N")]
+        weight: Option<u16>,
+    },
+    /// Change its weight
+    Set {
+        /// Which
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its weight; 0 drains
+        #[arg(long, value_name = "N")]
+        weight: u16,
+    },
+    /// Remove it; its flows stay until they end
+    Remove {
+        /// Which
+        #[command(flatten)]
+        server: ServerArgs,
+        /// End its flows now
+        #[arg(long)]
+        expire: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_code_2_and_says_how() {
+        for (line, expected) in [
+            ("shunt", "Usage"),
+            ("shunt nonsense", "unrecognized subcommand"),
+            ("shunt server set tcp:10.0.0.1:80 10.0.0.2", "--weight"),
+            ("shunt server set tcp:10.0.0.1:80 10.0.0.2 --weight 65536", "65536"),
+            ("shunt server set 10.0.0.1:80 10.0.0.2 --weight 1", "is no protocol"),
+            ("shunt server set tcp:10.0.0.1:80 rs2 --weight 1", "no address of a real server"),
+            ("shunt list --stats --flows", "cannot be used with"),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Writes a config file that says what is in force: what `shunt save` prints.
+
+use crate::config::{BusyPollConfig, Config, InterfaceConfig, METRICS_OFF, Mode, Poll, Queues};
+use crate::service_name::protocol_name;
+use crate::services::Services;
+use crate::views::{server_mark, service_mark};
+use dataplane::{ServerState, UnknownFlow};
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
+
+/// The config in force: the file's settings with the services as they are now. What differs from
+/// the file is marked by a comment.
+pub fn write(config: &Config, services: &Services) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = write_settings(&mut text, config);
+    let _ = write_services(&mut text, config, services);
+    text
+}
+
+fn write_settings(text: &mut String, config: &Config) -> fmt::Result {
+    let poll = match config.poll {
+        Poll::Adaptive => "adaptive",
+        Poll::Busy => "busy",
+    };
+    let unknown_flow = match config.settings.unknown_flow {
+        UnknownFlow::Drop => "drop",
+        UnknownFlow::Schedule => "schedule",
+    };
+    writeln!(text, "poll = \"{poll}\"")?;
+    writeln!(text, "flows = {}", config.capacity.flows_v4)?;
+    writeln!(text, "flows_v6 = {}", config.capacity.flows_v6)?;
+    writeln!(text, "unknown_flow = \"{unknown_flow}\"")?;
+    let timeouts = config.settings.timeouts;
+    writeln!(text, "\n[timeouts]\ntcp = {}", timeouts.established)?;
+    writeln!(text, "tcpfin = {}\nudp = {}", timeouts.fin_wait, timeouts.udp)?;
+    for interface in &config.interfaces {
+        write_interface(text, interface)?;
+    }
+    writeln!(text, "\n[api]\nsocket = {}", quoted(&config.api_socket.to_string_lossy()))?;
+    let listen = config.metrics_listen.map_or(METRICS_OFF.to_owned(), |listen| listen.to_string());
+    writeln!(text, "\n[metrics]\nlisten = \"{listen}\"")
+}
+
+fn write_interface(text: &mut String, interface: &InterfaceConfig) -> fmt::Result {
+    let mode = match interface.mode {
+        Mode::Auto => "auto",
+        Mode::ZeroCopy => "zero-copy",
+        Mode::Copy => "copy",
+    };
+    writeln!(text, "\n[[interface]]\nname = {}", quoted(&interface.name))?;
+    writeln!(text, "mode = \"{mode}\"")?;
+    match &interface.queues {
+        Queues::All => writeln!(text, "queues = \"all\"")?,
+        Queues::List(queues) => writeln!(text, "queues = {queues:?}")?,
+    }
+    if let Some(cores) = &interface.cores {
+        writeln!(text, "cores = {cores:?}")?;
+    }
+    if let Some(BusyPollConfig { budget, wait, defer_hard_irqs, gro_flush_timeout }) =
+        interface.busy_poll
+    {
+        writeln!(text, "[interface.busy_poll]\nbudget = {budget}\nwait = {wait}")?;
+        writeln!(text, "defer_hard_irqs = {defer_hard_irqs}")?;
+        writeln!(text, "gro_flush_timeout = {gro_flush_timeout}")?;
+    }
+    Ok(())
+}
+
+fn write_services(text: &mut String, config: &Config, services: &Services) -> fmt::Result {
+    let mut entries: Vec<_> = services.services().map(|(_, entry)| entry).collect();
+    entries.sort_by_key(|entry| entry.key);
+    for entry in entries.into_iter().filter(|entry| !entry.removed) {
+        let address = SocketAddr::new(entry.key.address, entry.key.port);
+        writeln!(text, "\n[[virtual_service]]{}", comment(service_mark(config, entry)))?;
+        writeln!(text, "address = \"{address}\"")?;
+        writeln!(text, "protocol = \"{}\"", protocol_name(entry.key.protocol))?;
+        writeln!(text, "scheduler = {}", quoted(&entry.scheduler))?;
+        let mut servers: Vec<_> = services.members(entry).map(|(_, server)| server).collect();
+        servers.sort_by_key(|server| server.address);
+        for server in servers.into_iter().filter(|server| server.state == ServerState::Serving) {
+            let mark = comment(server_mark(config, entry, server));
+            writeln!(text, "[[virtual_service.real_server]]{mark}")?;
+            writeln!(text, "address = \"{}\"\nweight = {}", server.address, server.weight)?;
+        }
+    }
+    Ok(())
+}
+
+fn comment(mark: Option<String>) -> String {
+    mark.map_or_else(String::new, |mark| format!("  # {mark}"))
+}
+
+/// A TOML basic string (https://toml.io/en/v1.0.0#string).
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", c as u32);
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reload;
+    use crate::services::Removal;
+    use std::path::Path;
+
+    const SCHEDULERS: &[&str] = &["rr", "wrr", "lc"];
+    const TEXT: &str = r#"
+poll = "busy"
+flows = 5000
+unknown_flow = "schedule"
+timeouts = { tcp = 7 }
+metrics = { listen = "off" }
+api = { socket = '/tmp/a "quoted\ path' }
+[[interface]]
+name = "eth0"
+cores = [1]
+queues = [0]
+busy_poll = { budget = 9 }
+[[interface]]
+name = "eth1"
+[[virtual_service]]
+address = "172.17.100.100:80"
+protocol = "tcp"
+scheduler = "wrr"
+[[virtual_service.real_server]]
+address = "172.17.100.1"
+weight = 3
+[[virtual_service.real_server]]
+address = "172.17.100.2"
+[[virtual_service]]
+address = "[2001:db8::100]:53"
+protocol = "udp"
+"#;
+
+    fn in_force(config: &Config) -> Services {
+        let mut services = Services::default();
+        reload::apply(&mut services, &reload::differences(&[], &config.services)).unwrap();
+        services
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/director.toml");
+        let example = std::fs::read_to_string(example).unwrap();
+        for text in [TEXT, &example] {
+            let config = Config::parse(text, SCHEDULERS).unwrap();
+            let written = write(&config, &in_force(&config));
+            assert_eq!(Config::parse(&written, SCHEDULERS), Ok(config), "{written}");
+            assert!(!written.contains('#'), "{written}");
+        }
+    }
+
+    #[test]
+    fn changes_made_at_run_time_are_held_and_marked() {
+        let config = Config::parse(TEXT, SCHEDULERS).unwrap();
+        let mut services = in_force(&config);
+        let key = config.services[0].key;
+        let rs = |host: u8| [172, 17, 100, host].into();
+        services.set_scheduler(&key, "lc").unwrap();
+        services.set_weight(&key, rs(1), 9).unwrap();
+        services.remove_server(&key, rs(2), Removal::Drain).unwrap();
+        services.add_server(&key, rs(3), Some(4)).unwrap();
+        let written = write(&config, &services);
+        let saved = Config::parse(&written, SCHEDULERS).unwrap();
+        let service = saved.services.iter().find(|service| service.key == key).unwrap();
+        assert_eq!(service.scheduler, "lc");
+        let weights: Vec<_> = service.servers.iter().map(|s| (s.address, s.weight)).collect();
+        assert_eq!(weights, [(rs(1), 9), (rs(3), 4)]);
+        for mark in [
+            "[[virtual_service]]  # scheduler set at run time; the config has wrr",
+            "[[virtual_service.real_server]]  # weight set at run time; the config has 3",
+            "[[virtual_service.real_server]]  # added at run time",
+        ] {
+            assert!(written.contains(mark), "{written}");
+        }
+    }
+}

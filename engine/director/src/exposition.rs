@@ -1,0 +1,279 @@
+//! Gathers every metric at the moment of a scrape and writes it as Prometheus reads it.
+//!
+//! A recorder lives for one scrape: the counters behind it are the workers' own, which it takes
+//! over as absolute values, so nothing can go stale and a server that is gone leaves no series.
+
+use crate::metrics::{CALL_DURATION, Kind, METRICS, find};
+use crate::neighbors::NeighborState;
+use crate::service_name::ServiceName;
+use crate::supervisor::Supervisor;
+use dataplane::{DropReason, Failure, ServerCounts, ServerState, WorkerCounts};
+use metrics::{Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::formatting::{
+    sanitize_label_value, write_help_line, write_type_line,
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use plugin_host::{Latency, LatencyCounts};
+use std::fmt::Write;
+use std::time::SystemTime;
+use xsk::{AttachMode, Mode, PassKind};
+
+/// All metrics in the text format of Prometheus.
+pub fn render(supervisor: &Supervisor) -> String {
+    let sheet = Sheet::new();
+    director(&sheet, supervisor);
+    services(&sheet, supervisor);
+    workers(&sheet, supervisor);
+    interfaces(&sheet, supervisor);
+    queues(&sheet, supervisor);
+    plugins(&sheet, supervisor);
+    let mut text = sheet.recorder.handle().render();
+    call_durations(&mut text, supervisor);
+    text
+}
+
+/// What one scrape writes on.
+struct Sheet {
+    recorder: PrometheusRecorder,
+}
+
+const METADATA: Metadata<'_> = Metadata::new("shunt", Level::INFO, None);
+
+impl Sheet {
+    fn new() -> Sheet {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for metric in METRICS {
+            let (name, unit, help) = (metric.name.into(), Some(metric.unit), metric.help.into());
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, unit, help),
+                Kind::Gauge => recorder.describe_gauge(name, unit, help),
+                Kind::Histogram => {}
+            }
+        }
+        Sheet { recorder }
+    }
+
+    fn key(name: &'static str, values: &[&str], kind: Kind) -> Key {
+        let metric = find(name).unwrap_or_else(|| panic!("{name} is not in the table of metrics"));
+        assert_eq!(metric.kind, kind, "{name} is of another kind");
+        assert_eq!(metric.labels.len(), values.len(), "{name} has other labels");
+        let labels = metric.labels.iter().zip(values);
+        let labels: Vec<Label> =
+            labels.map(|(&label, &value)| Label::new(label, value.to_owned())).collect();
+        Key::from_parts(name, labels)
+    }
+
+    fn count(&self, name: &'static str, values: &[&str], count: u64) {
+        let key = Sheet::key(name, values, Kind::Counter);
+        self.recorder.register_counter(&key, &METADATA).absolute(count);
+    }
+
+    fn gauge(&self, name: &'static str, values: &[&str], value: f64) {
+        let key = Sheet::key(name, values, Kind::Gauge);
+        self.recorder.register_gauge(&key, &METADATA).set(value);
+    }
+
+    fn flag(&self, name: &'static str, values: &[&str], set: bool) {
+        self.gauge(name, values, f64::from(u8::from(set)));
+    }
+}
+
+fn director(sheet: &Sheet, supervisor: &Supervisor) {
+    sheet.gauge("shunt_build_info", &[env!("CARGO_PKG_VERSION")], 1.0);
+    let started = SystemTime::now() - supervisor.started.elapsed();
+    let since_epoch = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    sheet.gauge("shunt_start_time_seconds", &[], since_epoch.as_secs_f64().round());
+    let (ok, failed) = supervisor.reloads;
+    sheet.count("shunt_config_reloads_total", &["ok"], ok);
+    sheet.count("shunt_config_reloads_total", &["failed"], failed);
+}
+
+fn services(sheet: &Sheet, supervisor: &Supervisor) {
+    for (index, service) in supervisor.services().services() {
+        let name = ServiceName(service.key).to_string();
+        let counts = supervisor.service_counts(index);
+        let ServerCounts { connections, packets, bytes, load } = counts;
+        sheet.count("shunt_service_connections_total", &[&name], connections);
+        sheet.count("shunt_service_packets_total", &[&name], packets);
+        sheet.count("shunt_service_bytes_total", &[&name], bytes);
+        sheet.gauge("shunt_service_active_connections", &[&name], load.active.into());
+        sheet.gauge("shunt_service_inactive_connections", &[&name], load.inactive.into());
+        sheet.flag("shunt_service_removed", &[&name], service.removed);
+        let benched = supervisor.schedulers().is_benched(index);
+        sheet.flag("shunt_plugin_benched", &[&name], benched);
+        if let Some((plugin, _)) = supervisor.schedulers().plugins().get(service.scheduler.as_str())
+        {
+            let labels = [&name, plugin.name(), plugin.version(), plugin.digest()];
+            sheet.gauge("shunt_service_scheduler_info", &labels, 1.0);
+        }
+        for (server, entry) in supervisor.services().members(service) {
+            let address = entry.address.to_string();
+            server_counts(sheet, &[&name, &address], &supervisor.server_counts(server));
+            sheet.gauge("shunt_server_weight", &[&name, &address], entry.weight.into());
+            for (state, of) in [
+                ("serving", ServerState::Serving),
+                ("removed", ServerState::Removed),
+                ("expired", ServerState::Expired),
+            ] {
+                sheet.flag("shunt_server_state", &[&name, &address, state], entry.state == of);
+            }
+            let state = supervisor.neighbors.state(entry.address);
+            for of in NeighborState::ALL {
+                let labels = [&name, &address, of.name()];
+                sheet.flag("shunt_server_neighbor_state", &labels, state == of);
+            }
+        }
+    }
+}
+
+fn server_counts(sheet: &Sheet, labels: &[&str], counts: &ServerCounts) {
+    sheet.count("shunt_server_connections_total", labels, counts.connections);
+    sheet.count("shunt_server_packets_total", labels, counts.packets);
+    sheet.count("shunt_server_bytes_total", labels, counts.bytes);
+    sheet.gauge("shunt_server_active_connections", labels, counts.load.active.into());
+    sheet.gauge("shunt_server_inactive_connections", labels, counts.load.inactive.into());
+}
+
+fn workers(sheet: &Sheet, supervisor: &Supervisor) {
+    for (number, seat) in supervisor.workers.iter().enumerate() {
+        let interface = &supervisor.interfaces[seat.interface].name;
+        let (number, queue) = (number.to_string(), seat.queue.to_string());
+        let labels: [&str; 3] = [&number, interface, &queue];
+        let counts = seat.handle.memory.counters().read();
+        worker_counts(sheet, &labels, &counts);
+        let capacity = seat.handle.memory.capacity();
+        for (family, flows, places) in [
+            ("ipv4", counts.flows_v4, capacity.flows_v4),
+            ("ipv6", counts.flows_v6, capacity.flows_v6),
+        ] {
+            let labels: [&str; 4] = [&number, interface, &queue, family];
+            sheet.gauge("shunt_worker_flows", &labels, flows as f64);
+            sheet.gauge("shunt_worker_flow_capacity", &labels, places as f64);
+        }
+    }
+}
+
+fn worker_counts(sheet: &Sheet, labels: &[&str; 3], counts: &WorkerCounts) {
+    for (name, count) in [
+        ("shunt_worker_packets_received_total", counts.received),
+        ("shunt_worker_bytes_received_total", counts.received_bytes),
+        ("shunt_worker_packets_forwarded_total", counts.forwarded),
+        ("shunt_worker_bursts_total", counts.bursts),
+        ("shunt_worker_empty_polls_total", counts.empty_polls),
+        ("shunt_worker_sleeps_total", counts.sleeps),
+        ("shunt_worker_wakeups_total", counts.wakeups),
+        ("shunt_worker_tx_ring_full_total", counts.dropped[DropReason::TxRingFull as usize]),
+        ("shunt_worker_fill_ring_empty_total", counts.fill_ring_empty),
+        ("shunt_worker_updates_total", counts.updates),
+        ("shunt_worker_flows_created_total", counts.flows_created),
+        ("shunt_worker_flows_expired_total", counts.flows_expired),
+        ("shunt_worker_flows_evicted_total", counts.flows_evicted),
+        ("shunt_worker_flows_adopted_total", counts.flows_adopted),
+        ("shunt_worker_flows_moved_total", counts.flows_moved),
+        ("shunt_worker_overflow_packets_total", counts.overflowed),
+        ("shunt_worker_overflow_follower_packets_total", counts.overflow_followers),
+    ] {
+        sheet.count(name, labels, count);
+    }
+    for reason in DropReason::ALL {
+        let [worker, interface, queue] = *labels;
+        let labels = [worker, interface, queue, reason.name()];
+        let count = counts.dropped[reason as usize];
+        sheet.count("shunt_worker_packets_dropped_total", &labels, count);
+    }
+}
+
+fn interfaces(sheet: &Sheet, supervisor: &Supervisor) {
+    for interface in &supervisor.interfaces {
+        let native = interface.attached == Some(AttachMode::Native);
+        sheet.flag("shunt_interface_native_xdp", &[&interface.name], native);
+        // What cannot be read has no series, rather than a wrong one.
+        let Some(Ok(counts)) = interface.steer.as_ref().map(xsk::Steer::counts) else { continue };
+        let name = &interface.name;
+        sheet.count("shunt_interface_packets_redirected_total", &[name], counts.redirected);
+        for kind in PassKind::ALL {
+            let labels: [&str; 2] = [name, kind.name()];
+            sheet.count("shunt_interface_packets_passed_total", &labels, counts.passed(kind));
+        }
+    }
+}
+
+fn queues(sheet: &Sheet, supervisor: &Supervisor) {
+    for seat in &supervisor.workers {
+        let Some(monitor) = &seat.monitor else { continue };
+        let queue = seat.queue.to_string();
+        let labels: [&str; 2] = [&supervisor.interfaces[seat.interface].name, &queue];
+        sheet.flag("shunt_queue_zero_copy", &labels, monitor.mode() == Mode::ZeroCopy);
+        sheet.flag("shunt_queue_huge_pages", &labels, monitor.huge_pages());
+        let Ok(statistics) = monitor.statistics() else { continue };
+        for (name, count) in [
+            ("shunt_queue_rx_dropped_total", statistics.rx_dropped),
+            ("shunt_queue_rx_ring_full_total", statistics.rx_ring_full),
+            ("shunt_queue_rx_invalid_descriptors_total", statistics.rx_invalid_descs),
+            ("shunt_queue_tx_invalid_descriptors_total", statistics.tx_invalid_descs),
+            ("shunt_queue_fill_ring_empty_total", statistics.rx_fill_ring_empty_descs),
+            ("shunt_queue_tx_ring_empty_total", statistics.tx_ring_empty_descs),
+        ] {
+            sheet.count(name, &labels, count);
+        }
+    }
+}
+
+fn plugins(sheet: &Sheet, supervisor: &Supervisor) {
+    for (plugin, _) in supervisor.schedulers().plugins().values() {
+        let abi = plugin.abi().to_string();
+        let labels = [plugin.name(), plugin.version(), plugin.digest(), &abi];
+        sheet.gauge("shunt_plugin_info", &labels, 1.0);
+    }
+    for report in supervisor.schedulers().reports() {
+        let Some(service) = supervisor.services().service(report.service) else { continue };
+        let service = ServiceName(service.key).to_string();
+        let labels: [&str; 3] = [&service, report.name, report.version];
+        sheet.count("shunt_plugin_calls_total", &labels, report.counts.calls);
+        for reason in Failure::ALL {
+            let labels = [&service, report.name, report.version, reason.name()];
+            let count = report.counts.failures[reason as usize];
+            sheet.count("shunt_plugin_failures_total", &labels, count);
+        }
+    }
+}
+
+/// The exporter's histograms take one sample at a time; the workers have counted them already.
+fn call_durations(text: &mut String, supervisor: &Supervisor) {
+    let Some(metric) = find(CALL_DURATION) else { return };
+    let reports = supervisor.schedulers().reports();
+    if reports.is_empty() {
+        return;
+    }
+    write_help_line(text, CALL_DURATION, None, None, metric.help);
+    write_type_line(text, CALL_DURATION, None, None, "histogram");
+    for report in reports {
+        let Some(service) = supervisor.services().service(report.service) else { continue };
+        let values = [&ServiceName(service.key).to_string(), report.name, report.version];
+        let labels: Vec<String> = metric
+            .labels
+            .iter()
+            .zip(values)
+            .map(|(label, value)| format!("{label}=\"{}\"", sanitize_label_value(value)))
+            .collect();
+        write_histogram(text, &labels.join(","), &report.counts.latency);
+    }
+    text.push('\n');
+}
+
+fn write_histogram(text: &mut String, labels: &str, latency: &LatencyCounts) {
+    let mut cumulated = 0;
+    let bounds = Latency::BOUNDS.iter().map(|&bound| seconds(bound).to_string());
+    let bounds = bounds.chain(["+Inf".to_owned()]);
+    for (bound, count) in bounds.zip(latency.buckets) {
+        cumulated += count;
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{CALL_DURATION}_bucket{{{labels},le=\"{bound}\"}} {cumulated}");
+    }
+    let _ = writeln!(text, "{CALL_DURATION}_sum{{{labels}}} {}", seconds(latency.sum));
+    let _ = writeln!(text, "{CALL_DURATION}_count{{{labels}}} {cumulated}");
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}

@@ -1,0 +1,188 @@
+//! The director's links, addresses and routes, as far as direct routing cares: on which link a
+//! real server is, and with which VLAN tags.
+
+use crate::neighbors::Reach;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// For a VLAN device: the link below it and its VLAN id.
+    pub vlan: Option<(u32, u16)>,
+}
+
+/// What the kernel answers when asked for the way to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Out of a link, perhaps by a gateway.
+    Out {
+        /// The link's index.
+        link: u32,
+        /// The gateway.
+        gateway: Option<IpAddr>,
+    },
+    /// The address is the director's own.
+    Local,
+    /// There is none: why.
+    None(String),
+}
+
+/// Links and addresses of the director.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Links {
+    links: HashMap<u32, Link>,
+    addresses: BTreeSet<(u32, IpAddr)>,
+}
+
+/// An Ethernet frame has at most two VLAN tags, here and in the dataplane.
+const TAGS_MAX: usize = 2;
+
+impl Links {
+    /// Takes a link in.
+    pub fn add_link(&mut self, index: u32, link: Link) {
+        self.links.insert(index, link);
+    }
+
+    /// Takes an address in.
+    pub fn add_address(&mut self, index: u32, address: IpAddr) {
+        self.addresses.insert((index, address));
+    }
+
+    /// Whether a served interface, or a VLAN device on top of one, has this address.
+    pub fn serve_address(&self, served: &[u32], address: IpAddr) -> bool {
+        self.addresses
+            .iter()
+            .any(|&(index, own)| own == address && self.below(served, index).is_some())
+    }
+
+    /// How a real server is reached when the kernel answers `route`. `served` holds the indices
+    /// of the served interfaces.
+    pub fn reach(&self, served: &[u32], route: &Route) -> Reach {
+        let impossible = |reason: String| Reach::Impossible(reason);
+        let link = match route {
+            Route::Local => {
+                return impossible(
+                    "it is an address of the director itself; a real server is another machine"
+                        .into(),
+                );
+            }
+            Route::None(reason) => {
+                return impossible(format!(
+                    "there is no route to it ({reason}); give the director an address on its network"
+                ));
+            }
+            Route::Out { gateway: Some(gateway), .. } => {
+                return impossible(format!(
+                    "it is behind the gateway {gateway}; direct routing changes MAC addresses only, so it must be on a network that the director is on"
+                ));
+            }
+            Route::Out { link, gateway: None } => *link,
+        };
+        match self.below(served, link) {
+            Some((interface, tags)) if tags.len() <= TAGS_MAX => {
+                let mut vlans = [0; TAGS_MAX];
+                vlans[..tags.len()].copy_from_slice(&tags);
+                Reach::OnLink { interface, link, vlans }
+            }
+            Some(_) => {
+                impossible(format!("{} adds more than {TAGS_MAX} VLAN tags", self.name(link)))
+            }
+            None => impossible(format!(
+                "it is reached by {}, which is neither a served interface nor a VLAN of one; packets leave by the interface that they came in by",
+                self.name(link)
+            )),
+        }
+    }
+
+    fn name(&self, link: u32) -> String {
+        self.links.get(&link).map_or_else(|| format!("link {link}"), |link| link.name.clone())
+    }
+
+    /// The served interface below a link, and the VLAN tags on the way, outermost first.
+    fn below(&self, served: &[u32], link: u32) -> Option<(usize, Vec<u16>)> {
+        let mut tags = Vec::new();
+        let mut link = link;
+        // VLAN devices cannot be stacked in a circle, but this does not depend on it.
+        for _ in 0..=self.links.len() {
+            if let Some(interface) = served.iter().position(|&index| index == link) {
+                tags.reverse();
+                return Some((interface, tags));
+            }
+            let (parent, tag) = self.links.get(&link)?.vlan?;
+            tags.push(tag);
+            link = parent;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// eth0 (2), eth0.5 (3) on it, eth0.5.7 (4) on that, one more (5), eth1 (6) apart.
+    fn links() -> Links {
+        let mut links = Links::default();
+        for (index, name, vlan) in [
+            (2, "eth0", None),
+            (3, "eth0.5", Some((2, 5))),
+            (4, "eth0.5.7", Some((3, 7))),
+            (5, "eth0.5.7.9", Some((4, 9))),
+            (6, "eth1", None),
+            (7, "loop0", Some((8, 1))),
+            (8, "loop1", Some((7, 2))),
+        ] {
+            links.add_link(index, Link { name: name.into(), vlan });
+        }
+        links
+    }
+
+    fn reach(served: &[u32], link: u32) -> Reach {
+        links().reach(served, &Route::Out { link, gateway: None })
+    }
+
+    #[test]
+    fn a_server_is_on_the_interface_or_on_a_vlan_of_it() {
+        let on_link = |interface, link, vlans| Reach::OnLink { interface, link, vlans };
+        assert_eq!(reach(&[2], 2), on_link(0, 2, [0, 0]));
+        assert_eq!(reach(&[2], 3), on_link(0, 3, [5, 0]));
+        assert_eq!(reach(&[6, 2], 4), on_link(1, 4, [5, 7]));
+        assert_eq!(reach(&[3], 4), on_link(0, 4, [7, 0]));
+    }
+
+    #[test]
+    fn what_direct_routing_cannot_reach_is_explained() {
+        for (reach, expected) in [
+            (reach(&[2], 6), "reached by eth1"),
+            (reach(&[2], 5), "more than 2 VLAN tags"),
+            (reach(&[2], 7), "reached by loop0"),
+            (reach(&[2], 99), "reached by link 99"),
+            (links().reach(&[2], &Route::Local), "director itself"),
+            (
+                links().reach(&[2], &Route::None("unreachable".into())),
+                "no route to it (unreachable)",
+            ),
+            (
+                links().reach(&[2], &Route::Out { link: 2, gateway: Some([10, 0, 0, 1].into()) }),
+                "gateway 10.0.0.1",
+            ),
+        ] {
+            let Reach::Impossible(reason) = reach else { panic!("{reach:?}") };
+            assert!(reason.contains(expected), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_vip_may_be_on_a_vlan_of_the_interface() {
+        let mut links = links();
+        let vip: IpAddr = [172, 17, 100, 100].into();
+        assert!(!links.serve_address(&[2], vip));
+        links.add_address(6, vip);
+        assert!(!links.serve_address(&[2], vip));
+        links.add_address(4, vip);
+        assert!(links.serve_address(&[2], vip));
+    }
+}

@@ -1,0 +1,429 @@
+//! Carries messages between the kernel and [`crate::neighbors`]: what its neighbor table, links,
+//! addresses and routes say, and what it is asked to resolve or to confirm.
+//!
+//! Two sockets: one only listens, so that an overrun of it (ENOBUFS) cannot swallow the answer to
+//! a question asked on the other. After an overrun everything is read anew.
+
+use crate::clock;
+use crate::links::{Link, Links, Route};
+use crate::neighbors::{Ask, AskKind, KernelState, NeighborState};
+use crate::service_name::ServiceName;
+use crate::supervisor::Supervisor;
+use crate::{say, warn};
+use futures_util::{FutureExt, Stream, StreamExt};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Rest between two readings of links, addresses and routes: a router's table may change often.
+const SURROUNDINGS: Duration = Duration::from_secs(1);
+/// How often it is looked for something to ask.
+const TICK: Duration = Duration::from_millis(200);
+/// How long the kernel may take to answer. It answers at once, unless something is very wrong.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Rest before the sockets are opened again.
+const REOPEN: Duration = Duration::from_secs(1);
+/// Notifications handled before the workers are told, at most.
+const EVENTS_AT_ONCE: usize = 1_000;
+
+const GROUPS: &[MulticastGroup] = &[
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+type Shared = Arc<Mutex<Supervisor>>;
+type Event = NetlinkMessage<RouteNetlinkMessage>;
+
+/// Keeps the supervisor's neighbors as the kernel has them, for ever.
+pub async fn watch(supervisor: Shared) -> Infallible {
+    let mut missing_vips = BTreeSet::new();
+    loop {
+        let Err(reason) = watch_until_broken(&supervisor, &mut missing_vips).await;
+        warn!("neighbors cannot be watched ({reason}); trying again");
+        tokio::time::sleep(REOPEN).await;
+    }
+}
+
+/// Ends a task when dropped.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn watch_until_broken(
+    supervisor: &Shared,
+    missing_vips: &mut BTreeSet<String>,
+) -> Result<Infallible, String> {
+    let opened = rtnetlink::new_multicast_connection(GROUPS);
+    let (connection, _, mut events) = opened.map_err(|error| error.to_string())?;
+    let _listening = Task(tokio::spawn(connection));
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
+    let _asking = Task(tokio::spawn(connection));
+
+    let (wanted, served) = {
+        let supervisor = supervisor.lock().await;
+        let served = supervisor.interfaces.iter().map(|interface| interface.index).collect();
+        (supervisor.neighbors_wanted.clone(), served)
+    };
+    let mut watcher =
+        Watcher { supervisor, handle, served, missing_vips, surroundings_changed: true };
+    let mut looked = Instant::now();
+    watcher.look_around().await?;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = events.next() => {
+                let (event, _) = event.ok_or("the kernel's notifications have ended")?;
+                let mut burst = vec![event];
+                while burst.len() < EVENTS_AT_ONCE
+                    && let Some(Some((event, _))) = events.next().now_or_never()
+                {
+                    burst.push(event);
+                }
+                watcher.hear(burst).await?;
+            }
+            () = wanted.notified() => watcher.look_around().await?,
+            _ = tick.tick() => {
+                if watcher.surroundings_changed && looked.elapsed() >= SURROUNDINGS {
+                    looked = Instant::now();
+                    watcher.look_around().await?;
+                }
+                watcher.ask().await;
+            }
+        }
+    }
+}
+
+struct Watcher<'a> {
+    supervisor: &'a Shared,
+    handle: Handle,
+    /// Indices of the served interfaces.
+    served: Vec<u32>,
+    missing_vips: &'a mut BTreeSet<String>,
+    /// Links, addresses or routes changed since they were last read.
+    surroundings_changed: bool,
+}
+
+impl Watcher<'_> {
+    async fn hear(&mut self, events: Vec<Event>) -> Result<(), String> {
+        let mut overrun = false;
+        let mut neighbors = Vec::new();
+        for event in events {
+            match event.payload {
+                NetlinkPayload::Overrun(_) => overrun = true,
+                NetlinkPayload::InnerMessage(message) => match message {
+                    RouteNetlinkMessage::NewNeighbour(entry) => neighbors.push((entry, true)),
+                    RouteNetlinkMessage::DelNeighbour(entry) => neighbors.push((entry, false)),
+                    _ => self.surroundings_changed = true,
+                },
+                _ => {}
+            }
+        }
+        self.learn(neighbors, false).await;
+        if overrun {
+            say!("the kernel sent more notifications than could be read: reading everything anew");
+            self.look_around().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the supervisor, and the workers if it matters to them. `dump`: this is all there is.
+    async fn learn(&mut self, entries: Vec<(NeighbourMessage, bool)>, dump: bool) {
+        let mut supervisor = self.supervisor.lock().await;
+        let now = clock::now();
+        let mut changed = false;
+        if dump {
+            supervisor.neighbors.begin_dump();
+        }
+        for (entry, exists) in &entries {
+            let Some((address, mac)) = read_neighbor(entry) else { continue };
+            let link = entry.header.ifindex;
+            let before = supervisor.neighbors.state(address);
+            if *exists {
+                let state = kernel_state(entry.header.state);
+                changed |= supervisor.neighbors.learned(link, address, state, mac, now);
+            } else {
+                supervisor.neighbors.deleted(link, address, now);
+            }
+            report(address, before, supervisor.neighbors.state(address));
+        }
+        if dump {
+            supervisor.neighbors.end_dump(now);
+        }
+        if changed && let Err(error) = supervisor.publish().await {
+            warn!("{error}");
+        }
+    }
+
+    /// Asks the kernel for what is due.
+    async fn ask(&mut self) {
+        let due = self.supervisor.lock().await.neighbors.due(clock::now());
+        for ask in due {
+            // An error is as good as no answer: the entry is asked for again later, and a
+            // listing shows its state. The likely ones are a link that is down, and an entry
+            // that went away between the decision to probe it and this request.
+            let _ = timeout(ANSWER, self.send(ask)).await;
+        }
+    }
+
+    async fn send(&mut self, ask: Ask) -> Result<(), rtnetlink::Error> {
+        let request = self.handle.neighbours().add(ask.link, ask.address).replace();
+        match ask.kind {
+            // NTF_USE makes the kernel resolve the entry as if it had a packet to send.
+            AskKind::Resolve => {
+                request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await
+            }
+            // Without NLM_F_CREATE: only what exists can be probed.
+            AskKind::Probe => {
+                let mut request = request.state(NeighbourState::Probe);
+                let entry = request.message_mut().clone();
+                let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(entry));
+                message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+                let mut answers = self.handle.request(message)?;
+                while let Some(answer) = answers.next().await {
+                    if let NetlinkPayload::Error(error) = answer.payload {
+                        return Err(rtnetlink::Error::NetlinkError(error));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads links, addresses, the way to every real server, and the neighbor table.
+    async fn look_around(&mut self) -> Result<(), String> {
+        self.surroundings_changed = false;
+        let links = self.read_links().await?;
+        let addresses: Vec<IpAddr> = self.supervisor.lock().await.neighbors.addresses().collect();
+        let mut reaches = Vec::new();
+        for address in addresses {
+            reaches.push((address, links.reach(&self.served, &self.route(address).await?)));
+        }
+        let moved = self.place(&links, reaches).await;
+        self.learn(self.dump_neighbors().await?, true).await;
+        if moved {
+            // What was known on the former link is gone, whatever the dump said of the new one.
+            if let Err(error) = self.supervisor.lock().await.publish().await {
+                warn!("{error}");
+            }
+        }
+        self.ask().await;
+        Ok(())
+    }
+
+    async fn place(
+        &mut self,
+        links: &Links,
+        reaches: Vec<(IpAddr, crate::neighbors::Reach)>,
+    ) -> bool {
+        let mut supervisor = self.supervisor.lock().await;
+        let mut moved = false;
+        for (address, reach) in reaches {
+            if supervisor.neighbors.place(address, reach) {
+                moved = true;
+                if let Some(reason) = supervisor.neighbors.impossible(address) {
+                    warn!("real server {address} gets no flows: {reason}");
+                }
+            }
+        }
+        let mut missing = BTreeSet::new();
+        for (_, service) in supervisor.services().services() {
+            if !service.removed && !links.serve_address(&self.served, service.key.address) {
+                missing.insert(service.key.address.to_string());
+            }
+        }
+        for vip in missing.difference(self.missing_vips) {
+            let names: Vec<&str> =
+                supervisor.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+            let services: Vec<String> = supervisor
+                .services()
+                .services()
+                .filter(|(_, service)| service.key.address.to_string() == *vip)
+                .map(|(_, service)| ServiceName(service.key).to_string())
+                .collect();
+            let width = if vip.contains(':') { 128 } else { 32 };
+            warn!(
+                "VIP {vip} of {} is not on {}, so nobody sends packets for it here: `ip address add {vip}/{width} dev {}`",
+                services.join(", "),
+                names.join(", "),
+                names.first().unwrap_or(&"IF")
+            );
+        }
+        for vip in self.missing_vips.difference(&missing) {
+            say!("VIP {vip} is there now");
+        }
+        *self.missing_vips = missing;
+        moved
+    }
+
+    async fn read_links(&self) -> Result<Links, String> {
+        let mut links = Links::default();
+        for message in collect(self.handle.link().get().execute()).await? {
+            let name = message.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            let link = Link { name: name.unwrap_or_default(), vlan: read_vlan(&message) };
+            links.add_link(message.header.index, link);
+        }
+        for message in collect(self.handle.address().get().execute()).await? {
+            for attribute in &message.attributes {
+                // On a point-to-point link Address is the other end; Local is always ours.
+                if let AddressAttribute::Local(own) | AddressAttribute::Address(own) = attribute {
+                    links.add_address(message.header.index, *own);
+                }
+            }
+        }
+        Ok(links)
+    }
+
+    async fn route(&self, address: IpAddr) -> Result<Route, String> {
+        let question = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(address, if address.is_ipv4() { 32 } else { 128 })
+            .map_err(|error| error.to_string())?
+            .build();
+        let answers = self.handle.route().get(question).execute();
+        let mut answers = std::pin::pin!(answers);
+        match timeout(ANSWER, answers.next()).await {
+            Ok(Some(Ok(route))) => Ok(read_route(&route)),
+            // ENETUNREACH and the like: an answer, not a failure of the question.
+            Ok(Some(Err(rtnetlink::Error::NetlinkError(error)))) => {
+                Ok(Route::None(error.to_io().to_string()))
+            }
+            Ok(Some(Err(error))) => Err(error.to_string()),
+            Ok(None) => Ok(Route::None("no answer".into())),
+            Err(_) => Err(format!("no answer about the route to {address}")),
+        }
+    }
+
+    async fn dump_neighbors(&self) -> Result<Vec<(NeighbourMessage, bool)>, String> {
+        let entries = collect(self.handle.neighbours().get().execute()).await?;
+        Ok(entries.into_iter().map(|entry| (entry, true)).collect())
+    }
+}
+
+/// Says once when a real server is lost or found.
+fn report(address: IpAddr, before: NeighborState, after: NeighborState) {
+    match (before == NeighborState::Failed, after == NeighborState::Failed) {
+        (false, true) => warn!(
+            "real server {address} does not answer {}: it gets no new flows until it does",
+            if address.is_ipv4() { "ARP" } else { "neighbor solicitations" }
+        ),
+        (true, false) => say!("real server {address} answers again"),
+        _ => {}
+    }
+}
+
+async fn collect<T>(
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, String> {
+    let gather = async {
+        let mut answers = std::pin::pin!(answers);
+        let mut all = Vec::new();
+        while let Some(answer) = answers.next().await {
+            all.push(answer.map_err(|error| error.to_string())?);
+        }
+        Ok(all)
+    };
+    timeout(ANSWER, gather).await.unwrap_or_else(|_| Err("the kernel does not answer".into()))
+}
+
+fn kernel_state(state: NeighbourState) -> KernelState {
+    match state {
+        NeighbourState::Reachable | NeighbourState::Noarp => KernelState::Reachable,
+        NeighbourState::Permanent => KernelState::Permanent,
+        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => {
+            KernelState::Unconfirmed
+        }
+        NeighbourState::Failed => KernelState::Failed,
+        _ => KernelState::Incomplete,
+    }
+}
+
+fn read_neighbor(entry: &NeighbourMessage) -> Option<(IpAddr, Option<[u8; 6]>)> {
+    let mut address = None;
+    let mut mac = None;
+    for attribute in &entry.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(IpAddr::V4(*v4));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(IpAddr::V6(*v6));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    Some((address?, mac))
+}
+
+fn read_vlan(message: &LinkMessage) -> Option<(u32, u16)> {
+    let mut parent = None;
+    let mut id = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Link(index) => parent = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Data(InfoData::Vlan(facts)) = info {
+                        id = facts.iter().find_map(|fact| match fact {
+                            InfoVlan::Id(id) => Some(*id),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some((parent?, id?))
+}
+
+fn read_route(route: &RouteMessage) -> Route {
+    if route.header.kind == RouteType::Local {
+        return Route::Local;
+    }
+    let mut link = None;
+    let mut gateway = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            // An IPv4 route by an IPv6 gateway (RFC 5549).
+            RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(v6)) => {
+                gateway = Some(IpAddr::V6(*v6));
+            }
+            _ => {}
+        }
+    }
+    match (route.header.kind, link) {
+        (RouteType::Unicast, Some(link)) => Route::Out { link, gateway },
+        (kind, _) => Route::None(format!("{kind:?}").to_lowercase()),
+    }
+}

@@ -1,0 +1,341 @@
+//! `shunt run`: from a config file to packets that are forwarded, and back.
+//!
+//! The order matters. Sockets of the API and the metrics first, since they fail without harm;
+//! then the queues, the workers, what they are to do, the real servers' addresses; the XDP
+//! program last, so that the first packet finds everything in place. At the end it goes first.
+
+use crate::config::{Config, ConfigError, Mode, Queues};
+use crate::cores::{self, CoresError, Demand};
+use crate::listen::{self, ApiSocket, ListenError};
+use crate::schedulers::Schedulers;
+use crate::service_name::ServiceName;
+use crate::supervisor::{ChangeError, ServedInterface, Supervisor, WorkerSeat};
+use crate::worker_thread::WorkerThread;
+use crate::{api, netlink, say, warn};
+use dataplane::Seeds;
+use plugin_host::PluginHost;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use xsk::{BusyPoll, Interface, InterfaceOptions, ModeRequest, Monitor};
+
+/// How long the start waits for the real servers' MAC addresses. One that does not answer must
+/// not keep the others from serving.
+const NEIGHBORS: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+const NEIGHBORS_CHECK: Duration = Duration::from_millis(10);
+/// Time between two looks for indices that came free. More than a flow needs from one worker to
+/// another.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long a change in progress may hold up the end.
+const END: Duration = Duration::from_millis(500);
+
+/// Why the director does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The config is of no use.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An interface cannot be served.
+    #[error(transparent)]
+    Interface(#[from] xsk::Error),
+    /// The cores do not fit.
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    /// The plugins cannot run.
+    #[error(transparent)]
+    Plugins(#[from] plugin_host::Error),
+    /// The workers do not start as told.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// A socket cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// There is not enough memory for the flow tables.
+    #[error(
+        "no memory for flow tables of {flows_v4} IPv4 and {flows_v6} IPv6 flows a worker ({source}): lower flows and flows_v6 in the config"
+    )]
+    Memory {
+        /// As configured.
+        flows_v4: usize,
+        /// As configured.
+        flows_v6: usize,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system refuses something that a start needs.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn system(doing: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::System { doing, source }
+}
+
+/// Runs the director until it is told to end.
+pub fn run(config_path: &Path) -> Result<(), RunError> {
+    let config = Config::read(config_path, plugin_host::STOCK)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the control thread"))?;
+    let result = runtime.block_on(start_and_serve(config, config_path));
+    // A listing of flows may still be read; its reader is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunError> {
+    let mut signals = Signals::catch().map_err(system("catch signals"))?;
+    let api_socket = listen::api(&config.api_socket)?;
+    let metrics = config.metrics_listen.map(listen::metrics).transpose()?;
+    let (supervisor, threads) = start(config, config_path)?;
+    let supervisor = Arc::new(Mutex::new(supervisor));
+
+    supervisor.lock().await.begin().await?;
+    let watching = tokio::spawn({
+        let supervisor = supervisor.clone();
+        async move { match netlink::watch(supervisor).await {} }
+    });
+    await_neighbors(&supervisor).await;
+    let attached = supervisor.lock().await.attach();
+    if let Err(error) = attached {
+        end(&supervisor, threads, api_socket).await;
+        return Err(error.into());
+    }
+    describe(&*supervisor.lock().await);
+
+    let ApiSocket { listener, guard } = api_socket;
+    let api = axum::serve(listener, api::routes(supervisor.clone()));
+    tokio::spawn(async move { api.await });
+    if let Some(listener) = metrics {
+        let metrics = axum::serve(listener, api::metrics_routes(supervisor.clone()));
+        tokio::spawn(async move { metrics.await });
+    }
+    serve(&supervisor, &mut signals).await;
+    watching.abort();
+    let began = Instant::now();
+    finish(&supervisor, threads).await;
+    drop(guard);
+    say!("ended in {} ms", began.elapsed().as_millis());
+    Ok(())
+}
+
+async fn end(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>, socket: ApiSocket) {
+    finish(supervisor, threads).await;
+    drop(socket);
+}
+
+/// Opens the interfaces and starts the workers. Nothing reaches them yet.
+fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>), RunError> {
+    let host = PluginHost::new(plugin_host::Limits::default())?;
+    let mut opened = Vec::new();
+    for interface in &config.interfaces {
+        opened.push(xsk::open(&options(interface))?);
+    }
+    let demands: Vec<Demand> = config
+        .interfaces
+        .iter()
+        .zip(&opened)
+        .map(|(interface, opened)| Demand {
+            interface: interface.name.clone(),
+            queues: opened.ports.len(),
+            cores: interface.cores.clone(),
+        })
+        .collect();
+    let cores = cores::assign(&demands, &cores::available())?;
+
+    let mut served = Vec::new();
+    let mut ports = Vec::new();
+    let mut places: Vec<(usize, usize, Monitor)> = Vec::new();
+    for (position, (interface, cores)) in opened.into_iter().zip(cores).enumerate() {
+        let Interface { name, index, steer, ports: its_ports, monitors, .. } = interface;
+        served.push(ServedInterface::new(name, index, Some(steer)));
+        ports.extend(its_ports);
+        places.extend(monitors.into_iter().zip(cores).map(|(m, core)| (position, core, m)));
+    }
+    let [first, second, third] = random()?;
+    let capacity = config.capacity;
+    let workers =
+        dataplane::workers(ports, capacity, Seeds([first, second])).map_err(|source| {
+            let (flows_v4, flows_v6) = (capacity.flows_v4, capacity.flows_v6);
+            RunError::Memory { flows_v4, flows_v6, source }
+        })?;
+    let schedulers = Schedulers::new(host, workers.len(), third);
+    let mut seats = Vec::new();
+    let mut threads = Vec::new();
+    for ((worker, handle), (interface, core, monitor)) in workers.into_iter().zip(places) {
+        let name = format!("{}/{}", served[interface].name, monitor.queue());
+        let thread = WorkerThread::start(worker, name, core, config.poll);
+        threads.push(thread.map_err(system("start a worker"))?);
+        let queue = monitor.queue();
+        seats.push(WorkerSeat::new(interface, queue, core, handle, Some(monitor)));
+    }
+    let path = path.to_owned();
+    Ok((Supervisor::new(config, path, served, seats, schedulers), threads))
+}
+
+fn options(interface: &crate::config::InterfaceConfig) -> InterfaceOptions {
+    InterfaceOptions {
+        queues: match &interface.queues {
+            Queues::All => xsk::Queues::All,
+            Queues::List(queues) => xsk::Queues::List(queues.clone()),
+        },
+        mode: match interface.mode {
+            Mode::Auto => ModeRequest::Auto,
+            Mode::ZeroCopy => ModeRequest::ZeroCopy,
+            Mode::Copy => ModeRequest::Copy,
+        },
+        busy_poll: interface.busy_poll.map(|poll| BusyPoll {
+            budget: poll.budget,
+            duration: Duration::from_micros(poll.wait.into()),
+            defer_hard_irqs: poll.defer_hard_irqs,
+            gro_flush_timeout: Duration::from_nanos(poll.gro_flush_timeout.into()),
+        }),
+        ..InterfaceOptions::new(interface.name.as_str())
+    }
+}
+
+/// Numbers that nobody outside can guess.
+fn random() -> Result<[u64; 3], RunError> {
+    let mut bytes = [0; 24];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(system("read /dev/urandom"))?;
+    let (words, _) = bytes.as_chunks::<8>();
+    Ok([0, 1, 2].map(|word| u64::from_ne_bytes(words[word])))
+}
+
+async fn await_neighbors(supervisor: &Arc<Mutex<Supervisor>>) {
+    let settled = async {
+        while !supervisor.lock().await.neighbors.settled() {
+            tokio::time::sleep(NEIGHBORS_CHECK).await;
+        }
+    };
+    // Those that are not found by now take flows as soon as they are.
+    let _ = timeout(NEIGHBORS, settled).await;
+}
+
+/// Says what was started, and how.
+fn describe(supervisor: &Supervisor) {
+    for (position, interface) in supervisor.interfaces.iter().enumerate() {
+        let xdp = interface.attached.map_or("no", xsk::AttachMode::name);
+        for (number, seat) in supervisor.workers.iter().enumerate() {
+            let Some(monitor) = seat.monitor.as_ref().filter(|_| seat.interface == position) else {
+                continue;
+            };
+            say!(
+                "{} queue {}: {} mode, {xdp} XDP, frames on {} pages, worker {number} on core {}",
+                interface.name,
+                seat.queue,
+                monitor.mode().name(),
+                if monitor.huge_pages() { "huge" } else { "ordinary" },
+                seat.core
+            );
+        }
+    }
+    let mut cores: Vec<usize> = supervisor.workers.iter().map(|seat| seat.core).collect();
+    cores.sort_unstable();
+    if cores.windows(2).any(|pair| pair[0] == pair[1]) {
+        warn!(
+            "there are more queues than cores, so that workers share a core and wait for each other"
+        );
+    }
+    let services = supervisor.services();
+    say!(
+        "ready: {} virtual services, {} real servers",
+        services.services().count(),
+        services.servers().count()
+    );
+}
+
+/// Serves until told to end.
+async fn serve(supervisor: &Arc<Mutex<Supervisor>>, signals: &mut Signals) {
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hang_up.recv() => reload(&mut *supervisor.lock().await).await,
+            _ = housekeeping.tick() => keep_house(&mut *supervisor.lock().await).await,
+        }
+    }
+}
+
+async fn keep_house(supervisor: &mut Supervisor) {
+    let before = supervisor.services().clone();
+    match supervisor.free_idle().await {
+        Ok(freed) => {
+            for server in freed.servers.iter().filter_map(|&index| before.server(index)) {
+                let Some(service) = before.service(server.service) else { continue };
+                say!(
+                    "{} of {}: removed, its last flow has ended",
+                    server.address,
+                    ServiceName(service.key)
+                );
+            }
+        }
+        Err(error) => warn!("{error}"),
+    }
+}
+
+async fn reload(supervisor: &mut Supervisor) {
+    let path = supervisor.config_path.clone();
+    let result = match Config::read(&path, plugin_host::STOCK) {
+        Ok(config) => supervisor.reload(config).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match result {
+        Ok(remarks) => {
+            supervisor.reloads.0 += 1;
+            say!("{} read anew", path.display());
+            for remark in remarks {
+                warn!("{remark}");
+            }
+        }
+        Err(reason) => {
+            supervisor.reloads.1 += 1;
+            warn!("the config is not applied, nothing has changed:");
+            for line in reason.lines() {
+                warn!("{line}");
+            }
+        }
+    }
+}
+
+/// Gives the packets back to the kernel, then stops the workers.
+async fn finish(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>) {
+    // The end of the process detaches too, should a change that hangs be in the way.
+    if let Ok(mut supervisor) = timeout(END, supervisor.lock()).await {
+        supervisor.detach();
+        threads.iter().for_each(WorkerThread::stop);
+        supervisor.workers.iter().for_each(WorkerSeat::wake);
+        threads.into_iter().for_each(WorkerThread::join);
+    }
+}

@@ -1,0 +1,424 @@
+//! The control thread's view of everything: what should be done, what the workers were told, and
+//! how a change gets from the one to the other.
+//!
+//! A change is worked out on a copy, prepared completely (plugin instances, tables), then handed
+//! to all workers, and it is done when each of them has adopted it. Whatever fails before that
+//! changes nothing.
+
+use crate::config::{Config, ServiceConfig};
+use crate::neighbors::Neighbors;
+use crate::reload;
+use crate::schedulers::{Changes, Schedulers};
+use crate::services::{Freed, Services, ServicesError};
+use crate::tables::TableMaker;
+use dataplane::{
+    Handle, Load, ServerCounts, ServerIndex, ServiceIndex, ServiceTable, Settings, Update,
+};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use xsk::{AttachMode, Monitor, Steer, SteerKey};
+
+/// How long a worker has to adopt a change. It takes one turn, or a wake-up from poll(2).
+const ADOPTION: Duration = Duration::from_secs(5);
+/// How often the control thread looks whether it has, while it waits.
+const ADOPTION_CHECK: Duration = Duration::from_millis(1);
+
+/// Why a change did not take place.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It makes no sense.
+    #[error(transparent)]
+    Services(#[from] ServicesError),
+    /// A scheduler cannot be had.
+    #[error(transparent)]
+    Scheduler(#[from] plugin_host::Error),
+    /// The change is in force, but packets of new services are not steered to it.
+    #[error("the workers have the change, but the XDP program does not: {0}")]
+    Steer(#[from] xsk::Error),
+    /// A worker has not adopted it.
+    #[error("worker {worker} ({place}) has not adopted the change within {} s: is its core taken by something else?", ADOPTION.as_secs())]
+    NotAdopted {
+        /// The worker's number.
+        worker: usize,
+        /// Its interface and queue.
+        place: String,
+    },
+}
+
+/// A served interface.
+pub struct ServedInterface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its XDP program; `None` where packets come from memory.
+    pub steer: Option<Steer>,
+    /// How the program is attached; `None` while it is not.
+    pub attached: Option<AttachMode>,
+    tables: TableMaker,
+}
+
+impl ServedInterface {
+    /// An interface whose program is not attached.
+    pub fn new(name: String, index: u32, steer: Option<Steer>) -> ServedInterface {
+        ServedInterface { name, index, steer, attached: None, tables: TableMaker::default() }
+    }
+}
+
+/// A worker, as the control thread has it.
+pub struct WorkerSeat {
+    /// Position of its interface.
+    pub interface: usize,
+    /// Its queue.
+    pub queue: u32,
+    /// The core that it is pinned to.
+    pub core: usize,
+    /// Its mailbox and memory.
+    pub handle: Handle,
+    /// Its socket; `None` where packets come from memory.
+    pub monitor: Option<Monitor>,
+    /// Updates sent, or waiting to be, and not yet adopted.
+    pending: usize,
+    /// Updates that the mailbox had no room for: a worker that hangs must not miss one when it
+    /// comes back.
+    waiting: VecDeque<Box<Update>>,
+}
+
+impl WorkerSeat {
+    /// A worker that was told nothing yet.
+    pub fn new(
+        interface: usize,
+        queue: u32,
+        core: usize,
+        handle: Handle,
+        monitor: Option<Monitor>,
+    ) -> WorkerSeat {
+        WorkerSeat { interface, queue, core, handle, monitor, pending: 0, waiting: VecDeque::new() }
+    }
+
+    fn send(&mut self, update: Update) {
+        self.pending += 1;
+        self.waiting.push_back(Box::new(update));
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        while let Some(update) = self.waiting.pop_front() {
+            if let Err(update) = self.handle.mailbox.send(update) {
+                self.waiting.push_front(update);
+                break;
+            }
+        }
+        self.wake();
+    }
+
+    /// Ends the worker's sleep, if it sleeps.
+    pub fn wake(&self) {
+        if let Some(monitor) = &self.monitor {
+            monitor.waker().wake();
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(adopted) = self.handle.mailbox.reap() {
+            self.pending -= 1;
+            // What it replaced is freed here, off the packet path.
+            drop(adopted);
+        }
+        if !self.waiting.is_empty() {
+            self.deliver();
+        }
+    }
+}
+
+/// Everything that the control thread knows.
+pub struct Supervisor {
+    /// The config file as it was last applied.
+    pub config: Config,
+    /// Where it was read from.
+    pub config_path: PathBuf,
+    /// The served interfaces.
+    pub interfaces: Vec<ServedInterface>,
+    /// The workers, in the order of their numbers.
+    pub workers: Vec<WorkerSeat>,
+    /// Where real servers are on the wire.
+    pub neighbors: Neighbors,
+    /// Told when `neighbors` wants new addresses.
+    pub neighbors_wanted: Arc<Notify>,
+    /// When the director started.
+    pub started: Instant,
+    /// Reloads of the config file: those that went well, and those that did not.
+    pub reloads: (u64, u64),
+    services: Services,
+    schedulers: Schedulers,
+    /// By server: what the workers had counted when the index was given to it.
+    zeros: HashMap<ServerIndex, ServerCounts>,
+    /// By service: what its servers that are gone had counted.
+    gone: HashMap<ServiceIndex, ServerCounts>,
+}
+
+impl Supervisor {
+    /// A supervisor of workers that know nothing yet; [`Supervisor::begin`] tells them.
+    pub fn new(
+        config: Config,
+        config_path: PathBuf,
+        interfaces: Vec<ServedInterface>,
+        workers: Vec<WorkerSeat>,
+        schedulers: Schedulers,
+    ) -> Supervisor {
+        Supervisor {
+            config,
+            config_path,
+            interfaces,
+            workers,
+            neighbors: Neighbors::default(),
+            neighbors_wanted: Arc::default(),
+            started: Instant::now(),
+            reloads: (0, 0),
+            services: Services::default(),
+            schedulers,
+            zeros: HashMap::new(),
+            gone: HashMap::new(),
+        }
+    }
+
+    /// Tells the workers what the config says.
+    pub async fn begin(&mut self) -> Result<(), ChangeError> {
+        let settings = self.config.settings;
+        let services = self.config.services.clone();
+        self.move_to(&[], &services, Some(settings)).await.map(|_| ())
+    }
+
+    /// What should be done.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The schedulers in use.
+    pub fn schedulers(&self) -> &Schedulers {
+        &self.schedulers
+    }
+
+    /// Changes services or servers. When this returns, all workers have adopted the change.
+    pub async fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Services) -> Result<T, ServicesError>,
+    ) -> Result<T, ChangeError> {
+        let mut next = self.services.clone();
+        let changed = change(&mut next)?;
+        self.commit(next, None).await?;
+        Ok(changed)
+    }
+
+    /// Applies what is different between the config in force and `config`. Returns what an
+    /// operator should hear about it.
+    pub async fn reload(&mut self, config: Config) -> Result<Vec<String>, ChangeError> {
+        let former = self.config.services.clone();
+        let changed = config.settings != self.config.settings;
+        let settings = changed.then_some(config.settings);
+        let mut remarks = self.move_to(&former, &config.services, settings).await?;
+        remarks.extend(reload::needs_restart(&self.config, &config));
+        // What needs a restart is still as it was: the next reload compares with that.
+        self.config.services = config.services;
+        self.config.settings = config.settings;
+        Ok(remarks)
+    }
+
+    async fn move_to(
+        &mut self,
+        former: &[ServiceConfig],
+        wanted: &[ServiceConfig],
+        settings: Option<Settings>,
+    ) -> Result<Vec<String>, ChangeError> {
+        let mut next = self.services.clone();
+        let remarks = reload::apply(&mut next, &reload::differences(former, wanted))?;
+        self.commit(next, settings).await?;
+        Ok(remarks)
+    }
+
+    async fn commit(
+        &mut self,
+        next: Services,
+        settings: Option<Settings>,
+    ) -> Result<(), ChangeError> {
+        let mut prepared = self.schedulers.prepare(&next)?;
+        let changes = std::mem::take(&mut prepared.changes);
+        self.set_zeros(&next);
+        self.services = next;
+        let wanted = self.services.servers().map(|(_, server)| server.address);
+        if !self.neighbors.want(wanted).is_empty() {
+            self.neighbors_wanted.notify_one();
+        }
+        self.send_all(Some(changes), settings);
+        let adopted = self.adopted().await;
+        self.schedulers.installed(prepared);
+        self.steer()?;
+        adopted
+    }
+
+    /// Neighbors changed: the workers get tables that say so.
+    pub async fn publish(&mut self) -> Result<(), ChangeError> {
+        self.send_all(None, None);
+        self.adopted().await
+    }
+
+    fn send_all(&mut self, changes: Option<Vec<Changes>>, settings: Option<Settings>) {
+        let mut changes = changes.unwrap_or_default().into_iter();
+        let tables: Vec<Arc<ServiceTable>> = (0..self.interfaces.len())
+            .map(|interface| {
+                let maker = &mut self.interfaces[interface].tables;
+                Arc::new(maker.make(&self.services, &self.neighbors, interface))
+            })
+            .collect();
+        for worker in &mut self.workers {
+            worker.send(Update {
+                table: Some(tables[worker.interface].clone()),
+                settings,
+                schedulers: changes.next().unwrap_or_default(),
+            });
+        }
+    }
+
+    /// Waits until every worker has adopted everything that it was sent.
+    async fn adopted(&mut self) -> Result<(), ChangeError> {
+        let deadline = Instant::now() + ADOPTION;
+        loop {
+            self.workers.iter_mut().for_each(WorkerSeat::reap);
+            let Some(worker) = self.workers.iter().position(|worker| worker.pending > 0) else {
+                return Ok(());
+            };
+            if Instant::now() >= deadline {
+                let place = self.place(worker);
+                return Err(ChangeError::NotAdopted { worker, place });
+            }
+            tokio::time::sleep(ADOPTION_CHECK).await;
+        }
+    }
+
+    /// A worker's interface and queue, as messages name it.
+    pub fn place(&self, worker: usize) -> String {
+        let seat = &self.workers[worker];
+        format!("{} queue {}", self.interfaces[seat.interface].name, seat.queue)
+    }
+
+    fn steer(&mut self) -> Result<(), ChangeError> {
+        let keys: Vec<SteerKey> = self
+            .services
+            .services()
+            .map(|(_, service)| SteerKey {
+                address: service.key.address,
+                port: service.key.port,
+                protocol: service.key.protocol as u8,
+            })
+            .collect();
+        for steer in self.interfaces.iter_mut().filter_map(|interface| interface.steer.as_mut()) {
+            steer.set_services(&keys)?;
+        }
+        Ok(())
+    }
+
+    /// Lets packets come: attaches the XDP programs.
+    pub fn attach(&mut self) -> Result<(), xsk::Error> {
+        for interface in &mut self.interfaces {
+            if let Some(steer) = &mut interface.steer {
+                interface.attached = Some(steer.attach()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all packets back to the kernel.
+    pub fn detach(&mut self) {
+        for interface in &mut self.interfaces {
+            if let Some(steer) = &mut interface.steer {
+                steer.detach();
+            }
+            interface.attached = None;
+        }
+    }
+
+    /// Frees the indices of what was removed and has no flows any more. To be called about each
+    /// second.
+    pub async fn free_idle(&mut self) -> Result<Freed, ChangeError> {
+        self.workers.iter_mut().for_each(WorkerSeat::reap);
+        if self.workers.iter().any(|worker| worker.pending > 0) {
+            return Ok(Freed::default());
+        }
+        let mut next = self.services.clone();
+        let freed = next.free_idle(|index| {
+            let load = self.counted(index).load;
+            load.active + load.inactive > 0
+        });
+        if freed.is_empty() {
+            self.services = next;
+            return Ok(freed);
+        }
+        for index in &freed.servers {
+            if let Some(server) = self.services.server(*index) {
+                let counts = self.server_counts(*index);
+                sum_up(self.gone.entry(server.service).or_default(), &counts);
+            }
+            self.zeros.remove(index);
+        }
+        self.gone.retain(|index, _| !freed.services.contains(index));
+        self.commit(next, None).await?;
+        Ok(freed)
+    }
+
+    /// Servers that are new in `next` count from here.
+    fn set_zeros(&mut self, next: &Services) {
+        let new: Vec<ServerIndex> = next
+            .servers()
+            .map(|(index, _)| index)
+            .filter(|&index| self.services.server(index).is_none())
+            .collect();
+        for index in new {
+            self.zeros.insert(index, self.counted(index));
+        }
+    }
+
+    /// What all workers together counted for an index, whoever held it.
+    fn counted(&self, index: ServerIndex) -> ServerCounts {
+        let mut total = ServerCounts::default();
+        for worker in &self.workers {
+            sum_up(&mut total, &worker.handle.memory.counters().server(index));
+        }
+        total
+    }
+
+    /// What all workers together counted for a server.
+    pub fn server_counts(&self, index: ServerIndex) -> ServerCounts {
+        let counted = self.counted(index);
+        let zero = self.zeros.get(&index).copied().unwrap_or_default();
+        ServerCounts {
+            connections: counted.connections.saturating_sub(zero.connections),
+            packets: counted.packets.saturating_sub(zero.packets),
+            bytes: counted.bytes.saturating_sub(zero.bytes),
+            load: counted.load,
+        }
+    }
+
+    /// What all workers together counted for a service, servers that are gone included.
+    pub fn service_counts(&self, index: ServiceIndex) -> ServerCounts {
+        let mut total = self.gone.get(&index).copied().unwrap_or_default();
+        if let Some(service) = self.services.service(index) {
+            for (server, _) in self.services.members(service) {
+                sum_up(&mut total, &self.server_counts(server));
+            }
+        }
+        total
+    }
+}
+
+fn sum_up(total: &mut ServerCounts, more: &ServerCounts) {
+    total.connections += more.connections;
+    total.packets += more.packets;
+    total.bytes += more.bytes;
+    total.load = Load {
+        active: total.load.active + more.load.active,
+        inactive: total.load.inactive + more.load.inactive,
+    };
+}

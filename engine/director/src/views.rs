@@ -1,0 +1,281 @@
+//! What the API answers, as both its ends know it.
+
+use crate::config::{Config, ServiceConfig};
+use crate::service_name::ServiceName;
+use crate::services::{ServerEntry, ServiceEntry};
+use crate::supervisor::Supervisor;
+use dataplane::{ServerCounts, ServerState};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use xsk::{AttachMode, Mode};
+
+/// What was counted for a service or a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CountsView {
+    /// Flows created.
+    pub connections: u64,
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded.
+    pub bytes: u64,
+    /// Established TCP flows and living UDP flows.
+    pub active: u32,
+    /// All other flows.
+    pub inactive: u32,
+}
+
+/// `GET /v1/services`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicesView {
+    /// Version of the director.
+    pub version: String,
+    /// Flows that all workers together can remember, IPv4 and IPv6.
+    pub flow_capacity: usize,
+    /// The virtual services.
+    pub services: Vec<ServiceView>,
+}
+
+/// A virtual service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub service: ServiceName,
+    /// The name of its scheduler.
+    pub scheduler: String,
+    /// The scheduler used up its fuel and is no longer asked.
+    pub benched: bool,
+    /// Removed: no new flows.
+    pub removed: bool,
+    /// What was changed at run time and is not in the config file.
+    pub run_time: Option<String>,
+    /// What was counted.
+    pub counts: CountsView,
+    /// Its real servers.
+    pub servers: Vec<ServerView>,
+}
+
+/// A real server of a virtual service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight.
+    pub weight: u16,
+    /// serving, removed or expired.
+    pub state: String,
+    /// State of its neighbor entry.
+    pub neighbor: String,
+    /// Its MAC address, as last known.
+    pub mac: Option<String>,
+    /// Why direct routing cannot reach it, if so.
+    pub problem: Option<String>,
+    /// What was changed at run time and is not in the config file.
+    pub run_time: Option<String>,
+    /// What was counted.
+    pub counts: CountsView,
+}
+
+/// A line of `GET /v1/flows`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowView {
+    /// tcp or udp.
+    pub protocol: String,
+    /// Seconds until it ends, if no packet comes.
+    pub expires: u32,
+    /// Its state, as IPVS calls it.
+    pub state: String,
+    /// The client.
+    pub source: SocketAddr,
+    /// The VIP.
+    pub r#virtual: SocketAddr,
+    /// The real server.
+    pub destination: SocketAddr,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the director.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime: u64,
+    /// The config file.
+    pub config: String,
+    /// The interfaces.
+    pub interfaces: Vec<InterfaceView>,
+}
+
+/// A served interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// native or generic; nothing while no XDP program is attached.
+    pub xdp: Option<String>,
+    /// Its queues.
+    pub queues: Vec<QueueView>,
+}
+
+/// A queue with its worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// Its number.
+    pub queue: u32,
+    /// The worker's number.
+    pub worker: usize,
+    /// The worker's core.
+    pub core: usize,
+    /// zero-copy or copy, as the kernel reports it.
+    pub mode: Option<String>,
+    /// Whether its frames are on huge pages.
+    pub huge_pages: Option<bool>,
+}
+
+/// What every refusal looks like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What is wrong, and what to do.
+    pub error: String,
+}
+
+impl From<ServerCounts> for CountsView {
+    fn from(counts: ServerCounts) -> CountsView {
+        CountsView {
+            connections: counts.connections,
+            packets: counts.packets,
+            bytes: counts.bytes,
+            active: counts.load.active,
+            inactive: counts.load.inactive,
+        }
+    }
+}
+
+/// All services.
+pub fn services(supervisor: &Supervisor) -> ServicesView {
+    let mut services: Vec<ServiceView> = supervisor
+        .services()
+        .services()
+        .map(|(index, entry)| {
+            let mut servers: Vec<ServerView> = supervisor
+                .services()
+                .members(entry)
+                .map(|(index, server)| {
+                    view_server(supervisor, entry, server, supervisor.server_counts(index))
+                })
+                .collect();
+            servers.sort_by_key(|server| server.address);
+            ServiceView {
+                service: ServiceName(entry.key),
+                scheduler: entry.scheduler.clone(),
+                benched: supervisor.schedulers().is_benched(index),
+                removed: entry.removed,
+                run_time: service_mark(&supervisor.config, entry),
+                counts: supervisor.service_counts(index).into(),
+                servers,
+            }
+        })
+        .collect();
+    services.sort_by_key(|service| service.service);
+    let capacities = supervisor.workers.iter().map(|worker| worker.handle.memory.capacity());
+    ServicesView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        flow_capacity: capacities.map(|capacity| capacity.flows_v4 + capacity.flows_v6).sum(),
+        services,
+    }
+}
+
+fn view_server(
+    supervisor: &Supervisor,
+    service: &ServiceEntry,
+    server: &ServerEntry,
+    counts: ServerCounts,
+) -> ServerView {
+    let neighbors = &supervisor.neighbors;
+    ServerView {
+        address: server.address,
+        weight: server.weight,
+        state: match server.state {
+            ServerState::Serving => "serving",
+            ServerState::Removed => "removed",
+            ServerState::Expired => "expired",
+        }
+        .to_owned(),
+        neighbor: neighbors.state(server.address).name().to_owned(),
+        mac: neighbors.mac(server.address).map(mac_text),
+        problem: neighbors.impossible(server.address).map(str::to_owned),
+        run_time: server_mark(&supervisor.config, service, server),
+        counts: counts.into(),
+    }
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The director itself.
+pub fn status(supervisor: &Supervisor) -> StatusView {
+    let interfaces = supervisor.interfaces.iter().enumerate().map(|(position, interface)| {
+        let workers = supervisor.workers.iter().enumerate();
+        let queues =
+            workers.filter(|(_, seat)| seat.interface == position).map(|(worker, seat)| {
+                let monitor = seat.monitor.as_ref();
+                QueueView {
+                    queue: seat.queue,
+                    worker,
+                    core: seat.core,
+                    mode: monitor.map(|monitor| Mode::name(monitor.mode()).to_owned()),
+                    huge_pages: monitor.map(|monitor| monitor.huge_pages()),
+                }
+            });
+        InterfaceView {
+            name: interface.name.clone(),
+            xdp: interface.attached.map(|mode| AttachMode::name(mode).to_owned()),
+            queues: queues.collect(),
+        }
+    });
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime: supervisor.started.elapsed().as_secs(),
+        config: supervisor.config_path.display().to_string(),
+        interfaces: interfaces.collect(),
+    }
+}
+
+fn in_file<'a>(config: &'a Config, service: &ServiceEntry) -> Option<&'a ServiceConfig> {
+    config.services.iter().find(|written| written.key == service.key)
+}
+
+/// What a service has that its entry in the config file does not say.
+pub fn service_mark(config: &Config, service: &ServiceEntry) -> Option<String> {
+    if service.removed {
+        return None;
+    }
+    match in_file(config, service) {
+        None => Some("added at run time".to_owned()),
+        Some(written) if written.scheduler != service.scheduler => {
+            Some(format!("scheduler set at run time; the config has {}", written.scheduler))
+        }
+        Some(_) => None,
+    }
+}
+
+/// What a server has that its entry in the config file does not say.
+pub fn server_mark(
+    config: &Config,
+    service: &ServiceEntry,
+    server: &ServerEntry,
+) -> Option<String> {
+    let written = in_file(config, service)
+        .and_then(|service| service.servers.iter().find(|s| s.address == server.address));
+    let serving = server.state == ServerState::Serving;
+    match written {
+        None if serving => Some("added at run time".to_owned()),
+        Some(_) if !serving && !service.removed => {
+            Some("removed at run time; the config has it".to_owned())
+        }
+        Some(written) if serving && written.weight != server.weight => {
+            Some(format!("weight set at run time; the config has {}", written.weight))
+        }
+        _ => None,
+    }
+}
