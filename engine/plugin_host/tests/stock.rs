@@ -6,16 +6,18 @@ mod common;
 use common::*;
 use dataplane::{Load, Scheduler};
 use histories::history;
-use plugin_host::{Placement, STOCK};
+use plugin_host::{Limits, Placement, PluginHost, STOCK};
 use proptest::prelude::*;
 use shunt_sdk::testing::{Event, Host};
+use std::sync::OnceLock;
 
 #[path = "../../../plugins/sdk/tests/histories/mod.rs"]
 mod histories;
 
 fn stock(name: &str, worker: u32) -> Box<dyn Scheduler> {
+    static HOST: OnceLock<PluginHost> = OnceLock::new();
     let placement = Placement { worker, workers: 5, seed: 0 };
-    host().stock(name).unwrap().scheduler(placement).unwrap().0
+    HOST.get_or_init(host).stock(name).unwrap().scheduler(placement).unwrap().0
 }
 
 fn play(scheduler: &mut dyn Scheduler, history: &[Event]) -> Vec<Option<usize>> {
@@ -69,7 +71,6 @@ fn they_say_what_they_are() {
 
 #[test]
 fn the_digest_is_sha_256_and_stands_in_for_a_version() {
-    // As `sha256sum` prints it for these eight bytes and the sections that follow.
     let wasm = plugin(SCHEDULE);
     let plugin = load(&wasm);
     assert_eq!(plugin.size(), wasm.len());
@@ -133,4 +134,30 @@ fn loads_stay_with_the_server_and_not_with_the_slot() {
     lc.servers_changed(&servers[..1]).unwrap();
     lc.load_changed(1, Load { active: 0, inactive: 0 });
     assert_eq!(lc.choose(&FLOW), Ok(0));
+}
+
+/// What the limits on fuel leave for plugins that work harder: these use a third at most.
+#[test]
+fn the_fullest_tables_take_little_fuel() {
+    let limits = Limits {
+        schedule_fuel: Limits::default().schedule_fuel / 3,
+        update_fuel: Limits::default().update_fuel / 20,
+        ..Limits::default()
+    };
+    let host = PluginHost::new(limits).unwrap();
+    let mut one_heavy = [1; 1024];
+    one_heavy[0] = 65_535;
+    let mut one_left = [0; 1024];
+    one_left[1022] = 1;
+    // Neighbors of the Fibonacci sequence: the longest way to a common divisor.
+    let fibonacci = std::array::from_fn(|slot| if slot % 2 == 0 { 46_368 } else { 28_657 });
+    for &name in STOCK {
+        for weights in [[1; 1024], one_heavy, one_left, fibonacci] {
+            let mut scheduler = host.stock(name).unwrap().scheduler(ALONE).unwrap().0;
+            scheduler.servers_changed(&candidates(&weights)).unwrap();
+            for _ in 0..3000 {
+                scheduler.choose(&FLOW).unwrap();
+            }
+        }
+    }
 }

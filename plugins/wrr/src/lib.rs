@@ -58,14 +58,8 @@ impl Scheduler for WeightedRoundRobin {
         }
         // What is left of this round, and one whole round: no threshold exceeds all weights.
         for _ in 0..2 {
-            let slots = servers.len();
-            for steps in self.next..slots {
-                let slot = self.first + steps;
-                let slot = if slot < slots { slot } else { slot - slots };
-                if servers.get(slot).is_some_and(|server| server.weight >= self.threshold) {
-                    self.next = steps + 1;
-                    return Some(slot);
-                }
+            if let Some(slot) = self.find_in_round(servers) {
+                return Some(slot);
             }
             self.next = 0;
             self.threshold = match self.threshold.checked_sub(self.decrement) {
@@ -74,6 +68,25 @@ impl Scheduler for WeightedRoundRobin {
             };
         }
         None
+    }
+}
+
+impl WeightedRoundRobin {
+    /// The next slot of this round whose server's weight reaches the threshold.
+    fn find_in_round(&mut self, servers: Servers<'_>) -> Option<usize> {
+        let slots = servers.len();
+        let first = self.first.min(slots);
+        if self.next >= slots {
+            return None;
+        }
+        let from = (first + self.next) % slots;
+        let slot = servers.next_that(from, |server| server.weight >= self.threshold)?;
+        let steps = (slot + slots - first) % slots;
+        // Otherwise it was found beyond the end of the round, among those at its beginning.
+        (steps >= self.next).then(|| {
+            self.next = steps + 1;
+            slot
+        })
     }
 }
 
