@@ -7,7 +7,7 @@ use lab::{Capture, wait_until};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 use xsk::{BusyPoll, Error, InterfaceOptions, Port, PortCounters};
@@ -109,43 +109,41 @@ fn frames_are_conserved_under_a_flood_and_nothing_is_lost_silently() {
 fn every_queue_serves_its_share() {
     const COUNT: u32 = 4000;
     let pair = Pair::new("xsk-queues", 2);
-    let interface = pair.steer(&small(NEAR), &services());
+    let mut interface = pair.steer(&small(NEAR), &services());
     assert_eq!(interface.ports.len(), 2);
     assert!(interface.ports.iter().zip([0, 1]).all(|(port, queue)| port.queue() == queue));
     let wire = pair.wire();
     let steer = &interface.steer;
-    let shares: Vec<u64> = thread::scope(|scope| {
-        let workers: Vec<_> = interface
-            .ports
-            .into_iter()
-            .zip(&interface.monitors)
-            .map(|(mut port, monitor)| {
-                scope.spawn(move || {
-                    let mut reflector = Reflector::new();
-                    let end = |now: &Reflector| {
-                        let kernel = monitor.statistics().unwrap();
-                        now.received + kernel.rx_dropped + kernel.rx_ring_full
-                    };
-                    let mut idle_since = Instant::now();
-                    // Each stops when nothing has come for a while: it cannot know its share.
-                    while idle_since.elapsed() < Duration::from_secs(1) {
-                        if reflector.turn(&mut port) > 0 {
-                            idle_since = Instant::now();
-                        } else {
-                            port.wait(Duration::from_millis(20));
-                        }
-                    }
-                    end(&reflector)
-                })
-            })
-            .collect();
+    // What each queue got, the packets that its full rings dropped included.
+    let got = [const { AtomicU64::new(0) }; 2];
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for ((port, monitor), got) in interface.ports.iter_mut().zip(&interface.monitors).zip(&got)
+        {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut reflector = Reflector::new();
+                reflector.run_until(port, "the end", |now, _| {
+                    let kernel = monitor.statistics().unwrap();
+                    let dropped = kernel.rx_dropped + kernel.rx_ring_full;
+                    got.store(now.received + dropped, Relaxed);
+                    stop.load(Relaxed)
+                });
+            });
+        }
         for number in 0..COUNT {
             // The sender's kernel spreads flows over its transmit queues, which a veth keeps.
             wire.send(&numbered(number as u16, number, 60)).unwrap();
         }
-        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        let all = wait_until(PATIENCE, "each packet was got", || {
+            let sum: u64 = got.iter().map(|got| got.load(Relaxed)).sum();
+            sum == steer.counts().unwrap().redirected && sum > u64::from(COUNT) / 2
+        });
+        stop.store(true, Relaxed);
+        all.unwrap();
     });
-    assert_eq!(shares.iter().sum::<u64>(), steer.counts().unwrap().redirected);
+    let shares = got.map(AtomicU64::into_inner);
+    assert_eq!(shares.iter().sum::<u64>(), interface.steer.counts().unwrap().redirected);
     assert!(shares.iter().all(|&share| share > u64::from(COUNT) * 3 / 10), "{shares:?}");
 }
 
