@@ -1,0 +1,115 @@
+//! What the whole-program tests share: the seed's network with servers and a running director.
+//!
+//! Each test file is a program of its own and uses its part of this.
+#![allow(dead_code)]
+
+pub mod load;
+pub mod metrics;
+
+use lab::{
+    Config, Director, Family, HttpServer, MachineLock, Plan, Topology, UdpEcho, VirtualService,
+    real_server_address, vip,
+};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+/// The port of the virtual services over TCP.
+pub const HTTP: u16 = 80;
+/// The port of the virtual services over UDP.
+pub const DNS: u16 = 53;
+/// More than anything here takes on a machine that does other things beside.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program under test.
+pub fn shunt() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_shunt"))
+}
+
+/// A virtual service of the first `count` real servers, each of weight 1.
+pub fn service(
+    protocol: &'static str,
+    family: Family,
+    scheduler: &'static str,
+    count: u8,
+) -> VirtualService {
+    let port = if protocol == "udp" { DNS } else { HTTP };
+    VirtualService {
+        address: SocketAddr::new(vip(family), port),
+        protocol,
+        scheduler,
+        real_servers: (1..=count).map(|number| (real_server_address(number, family), 1)).collect(),
+    }
+}
+
+/// HTTP over IPv4 by `rr` to the first `count` real servers.
+pub fn http_rr(count: u8) -> VirtualService {
+    service("tcp", Family::V4, "rr", count)
+}
+
+/// A network with servers, without a director.
+pub struct Site {
+    pub servers: Vec<HttpServer>,
+    pub echoes: Vec<UdpEcho>,
+    pub topology: Topology,
+    pub families: &'static [Family],
+    // The last to go: nobody else builds before all is removed.
+    _lock: MachineLock,
+}
+
+impl Site {
+    /// Waits for its turn on this machine, builds the network and starts servers.
+    pub fn build(plan: Plan, families: &'static [Family]) -> Site {
+        let lock = MachineLock::acquire().unwrap();
+        let topology = plan.build().unwrap();
+        let mut site = Site { servers: vec![], echoes: vec![], topology, families, _lock: lock };
+        for number in 1..=site.topology.real_servers.len() as u8 {
+            site.serve(number);
+        }
+        site
+    }
+
+    /// Starts the servers of one real server.
+    pub fn serve(&mut self, number: u8) {
+        let netns = self.topology.real_server(number);
+        let name = format!("rs{number}");
+        let anywhere: SocketAddr = if self.families.contains(&Family::V6) {
+            (Ipv6Addr::UNSPECIFIED, HTTP).into()
+        } else {
+            (Ipv4Addr::UNSPECIFIED, HTTP).into()
+        };
+        self.servers.push(HttpServer::start(netns, &name, anywhere).unwrap());
+        for &family in self.families {
+            let address = SocketAddr::new(vip(family), DNS);
+            self.echoes.push(UdpEcho::start(netns, &name, address).unwrap());
+        }
+    }
+
+    /// Starts a director and waits until it knows all real servers of `config`.
+    pub fn start(&self, config: &Config) -> Director {
+        let director = Director::start(&self.topology, shunt(), config).unwrap();
+        wait_until_ready(&director, config);
+        director
+    }
+}
+
+/// Waits until each real server that the config names has a MAC address.
+pub fn wait_until_ready(director: &Director, config: &Config) {
+    let servers: usize = config.services.iter().map(|service| service.real_servers.len()).sum();
+    let resolved = || {
+        director.shunt("list --json").is_ok_and(|list| {
+            list.matches("\"reachable\"").count() + list.matches("\"stale\"").count() >= servers
+        })
+    };
+    director.process().wait_until(PATIENCE, "all real servers are resolved", resolved).unwrap();
+}
+
+/// The address of the HTTP service.
+pub fn http(family: Family) -> SocketAddr {
+    SocketAddr::new(vip(family), HTTP)
+}
+
+/// The address of the UDP service.
+pub fn dns(family: Family) -> SocketAddr {
+    SocketAddr::new(vip(family), DNS)
+}
