@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// Zero-copy was asked for and the driver cannot.
     #[error(
-        "queue {queue} of {interface}: its driver, {driver}, refuses zero-copy ({source}); \
+        "queue {queue} of {interface}: its driver, {driver}, refuses zero-copy ({answer}); \
          i40e, ixgbe, ice, mlx5, igc, igb (6.14), stmmac, nfp, dpaa2, gve, tsnep and virtio_net \
          (6.13) can; mode \"auto\" or \"copy\" works with every driver"
     )]
@@ -77,7 +77,7 @@ pub enum Error {
         /// The driver's name.
         driver: String,
         /// The kernel's answer.
-        source: io::Error,
+        answer: io::Error,
     },
     /// Another XDP program is attached.
     #[error(
@@ -160,4 +160,17 @@ impl Error {
 /// For `map_err`: what the system call was for.
 pub(crate) fn system(place: String, doing: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { place, doing, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_af_xdp_is_told_from_a_missing_capability() {
+        let from = |number| Error::from_socket(io::Error::from_raw_os_error(number)).to_string();
+        assert!(from(libc::EAFNOSUPPORT).contains("CONFIG_XDP_SOCKETS"));
+        assert!(from(libc::EPERM).contains("CAP_NET_RAW"));
+        assert_eq!(from(libc::EMFILE), "AF_XDP: cannot open a socket");
+    }
 }

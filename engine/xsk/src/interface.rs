@@ -26,7 +26,8 @@ pub struct Interface {
     pub name: String,
     /// The interface's index.
     pub index: u32,
-    /// The interface's MAC address.
+    /// The interface's MAC address. Packets to another one are left to the kernel, so if it
+    /// changes, the interface must be opened anew.
     pub mac: [u8; 6],
     /// The XDP program. Before the ports, so that it is dropped, and detached, before them.
     pub steer: Steer,

@@ -1,4 +1,33 @@
 //! AF_XDP queues: UMEM, rings, sockets and the XDP program that steers packets to them.
+//!
+//! [`open`] gives one [`XskPort`] per queue of an interface, a [`Monitor`] of each for the control
+//! thread, and the [`Steer`] that decides which packets come. The packet path knows only the
+//! trait [`Port`], which [`MemoryPort`] has too, with the same rings and frames over plain memory.
+//!
+//! ```no_run
+//! use xsk::{BURST_MAX, InterfaceOptions, Port, SteerKey};
+//!
+//! # fn main() -> Result<(), xsk::Error> {
+//! let mut interface = xsk::open(&InterfaceOptions::new("eth0"))?;
+//! let web = SteerKey { address: [172, 17, 100, 100].into(), port: 80, protocol: 6 };
+//! interface.steer.set_services(&[web])?;
+//! interface.steer.attach()?;
+//! let port = &mut interface.ports[0];
+//! let mut burst = Vec::with_capacity(BURST_MAX);
+//! loop {
+//!     port.reclaim();
+//!     port.receive(&mut burst);
+//!     for packet in burst.drain(..) {
+//!         port.bytes_mut(&packet)[..6].copy_from_slice(&[2, 0, 172, 17, 100, 1]);
+//!         if let Err(packet) = port.send(packet) {
+//!             port.release(packet);
+//!         }
+//!     }
+//!     port.flush();
+//!     port.refill();
+//! }
+//! # }
+//! ```
 
 mod error;
 mod interface;

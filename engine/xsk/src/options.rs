@@ -77,7 +77,8 @@ impl Mode {
 /// interrupts stay off as long as it does. Needed when driver and worker share a core.
 ///
 /// `Documentation/networking/napi.rst` in the Linux sources, sections on busy polling and IRQ
-/// mitigation.
+/// mitigation. The last two are settings of the interface; they are put back when its
+/// [`Steer`](crate::Steer) is dropped, and stay when the process is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BusyPoll {
     /// Packets that one poll of the NIC may take (`SO_BUSY_POLL_BUDGET`).

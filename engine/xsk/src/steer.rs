@@ -268,6 +268,11 @@ impl Steer {
     pub fn attach(&mut self) -> Result<AttachMode, Error> {
         self.detach();
         let interface = self.interface.clone();
+        // Links are attached by index, which means another interface in another namespace, and
+        // nothing at all once the interface was made anew.
+        if Nic::look_up(&interface)?.index != self.index {
+            return Err(Error::NoInterface { name: interface });
+        }
         let failed = |error| refused(&interface, "find the XDP program", error);
         let program = xdp(&mut self.program).map_err(failed)?;
         let program = program.fd().map_err(|error| failed(error.into()))?.as_fd();
@@ -282,7 +287,6 @@ impl Steer {
             // dev_xdp_attach in net/core/dev.c: a program in this mode, or in the other one.
             Some(libc::EBUSY | libc::EEXIST) => return Err(Error::ProgramBusy { interface }),
             Some(libc::EPERM) => return Err(no_permission()),
-            Some(libc::ENODEV) => return Err(Error::NoInterface { name: interface }),
             _ => {}
         }
         match XdpLink::create(program, self.index, XDP_FLAGS_SKB_MODE) {

@@ -120,13 +120,13 @@ fn bind(socket: &Socket, nic: &Nic, queue: u32, mode: ModeRequest) -> Result<(),
             Err(source) if source.raw_os_error() == Some(libc::EBUSY) => {
                 return Err(Error::QueueBusy { interface: nic.name.clone(), queue });
             }
-            Err(source) if mode == ModeRequest::ZeroCopy => {
+            Err(answer) if mode == ModeRequest::ZeroCopy => {
                 let driver = nic.driver.clone();
                 return Err(Error::NoZeroCopy {
                     interface: nic.name.clone(),
                     queue,
                     driver,
-                    source,
+                    answer,
                 });
             }
             // Whatever stood in the way may stand in the way of copy mode too: that says so.

@@ -194,6 +194,21 @@ fn a_program_that_is_attached_already_is_named() {
     pair.attach(&mut second);
 }
 
+#[test]
+fn an_interface_that_is_not_the_one_that_was_opened_is_left_alone() {
+    let pair = Pair::new("xsk-other", 1);
+    let mut interface = pair.open();
+    // Outside of the namespace there is none of this name.
+    let error = interface.steer.attach().unwrap_err();
+    assert!(matches!(error, Error::NoInterface { .. }), "{error}");
+    // Made anew, it has another index.
+    pair.near.ip(&format!("link del {NEAR}")).unwrap();
+    pair.near.ip(&format!("link add {NEAR} type veth peer name other0")).unwrap();
+    let error = pair.near.run(|| interface.steer.attach()).unwrap().unwrap_err();
+    assert!(matches!(error, Error::NoInterface { .. }), "{error}");
+    assert_eq!(pair.attached(), None);
+}
+
 /// Set in the process that is to be killed.
 const VICTIM: &str = "XSK_TEST_VICTIM";
 
