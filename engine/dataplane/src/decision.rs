@@ -7,7 +7,7 @@ use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
 use crate::flow_state::{FlowState, Lifetimes, Ticks};
 use crate::flow_table::{Flow, FlowTable, Place, Room};
 use crate::parse::{Addresses, Content, Headers, parse_any, parse_plain};
-use crate::peers::Peers;
+use crate::peers::{News, Peers};
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
 use crate::service_table::{
     Protocol, ServerIndex, ServerState, Service, ServiceIndex, ServiceTable,
@@ -283,7 +283,10 @@ impl Decider {
                     self.counts.flows_expired += 1;
                     self.end(select, place, flow);
                 }
-                None => self.peers.tell_moved(select, key, arrival.hash, arrival.key),
+                None => {
+                    let news = News { key: arrival.key, ended: true };
+                    self.peers.tell(select, key, arrival.hash, news);
+                }
             }
             let lost = state == Some(ServerState::Expired)
                 && content.protocol() == Protocol::Tcp
@@ -310,10 +313,13 @@ impl Decider {
             Content::Tcp(flags) => flow.state().after(flags),
             Content::Udp | Content::Error(_) => flow.state(),
         };
-        if state == flow.state() && now.ticks == flow.seen() {
+        // An entry just taken over can be ahead of the clock, and never goes back.
+        let is_late = flow.was_seen_before(now.ticks);
+        if state == flow.state() && !is_late {
             return;
         }
-        select(&self.memory).set(place, Flow::new(flow.server(), state, now.ticks));
+        let seen = if is_late { now.ticks } else { flow.seen() };
+        select(&self.memory).set(place, Flow::new(flow.server(), state, seen));
         if state.is_active() != flow.state().is_active() {
             self.count_flow(flow.server(), flow.state(), -1);
             self.count_flow(flow.server(), state, 1);
@@ -341,9 +347,10 @@ impl Decider {
         let Some(place) = self.make_room(select, hash, now) else {
             return Some((None, flow));
         };
+        let flow = flow.taken_over(now.ticks);
         self.put(select, place, key, hash, flow);
         self.counts.flows_adopted += 1;
-        self.peers.tell_moved(select, key, hash, arrival.key);
+        self.peers.tell(select, key, hash, News { key: arrival.key, ended: false });
         Some((Some(place), flow))
     }
 
@@ -501,20 +508,25 @@ impl Decider {
         self.count_ended::<KEY>(flow);
     }
 
-    /// Another worker has taken over the flow with this key.
+    /// Another worker has taken over the flow with this key, or ended it.
     pub fn give_up<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
+        news: News,
     ) {
         let hash = self.hasher.hash(key);
-        // The news may be old: a flow that has ended there, or began anew here, stays.
-        if let Some((place, flow)) = select(&self.memory).find(key, hash)
-            && let Some(theirs) = self.peers.find(select, key, hash)
-            && !flow.is_newer_than(theirs)
-        {
+        let Some((place, flow)) = select(&self.memory).find(key, hash) else { return };
+        // The news may be old: the flow may have ended there, or had packets here.
+        let gives_way = match self.peers.have_better(select, key, hash, flow) {
+            Some(better) => better,
+            None => news.ended && flow.state().is_over(),
+        };
+        if gives_way {
             self.end(select, place, flow);
             self.counts.flows_moved += 1;
+        } else {
+            self.peers.tell(select, key, hash, News { key: news.key, ended: false });
         }
     }
 

@@ -71,9 +71,20 @@ impl Flow {
         now.wrapping_sub(self.seen()) as i32 >= lifetimes.of(self.state()) as i32
     }
 
+    #[inline]
+    pub fn was_seen_before(self, now: Ticks) -> bool {
+        (self.seen().wrapping_sub(now) as i32) < 0
+    }
+
     /// Whether the last packet of this flow came after that of `other`.
     pub fn is_newer_than(self, other: Flow) -> bool {
-        self.seen().wrapping_sub(other.seen()) as i32 > 0
+        other.was_seen_before(self.seen())
+    }
+
+    /// This worker's copy of another worker's flow: newer than the original, be it by a tick.
+    pub fn taken_over(self, now: Ticks) -> Flow {
+        let next = self.seen().wrapping_add(1);
+        Flow::new(self.server(), self.state(), if self.was_seen_before(now) { now } else { next })
     }
 
     #[inline]

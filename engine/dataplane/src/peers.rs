@@ -4,6 +4,10 @@
 //! queue. A worker that misses a flow looks into the tables of the others, which costs nothing
 //! while flows stay where they are and needs no answer from a worker that may be asleep. It takes
 //! the flow over and tells its former owner by a ring, so that the flow is counted once.
+//!
+//! Until the former owner reads that, both have the flow, and either may get packets of it. Then
+//! one copy is kept: the one that saw the last packet, of equals that of the first worker. So no
+//! two can give way to each other.
 
 use crate::decision::Select;
 use crate::flow_key::Key;
@@ -18,15 +22,29 @@ use std::sync::Arc;
 /// followed where they are, and taken over as the former owner gets through its ring.
 const MOVED_MAX: usize = 1024;
 
+/// What one worker tells another about a flow that both know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News {
+    pub key: Key,
+    /// It was closed and began anew where there was no room for it.
+    pub ended: bool,
+}
+
 struct Peer {
     memory: Arc<WorkerMemory>,
-    taken: Producer<Key>,
-    given: Consumer<Key>,
+    out: Producer<News>,
+    in_: Consumer<News>,
 }
 
 /// All workers but this one.
 #[derive(Default)]
-pub(crate) struct Peers(Vec<Peer>);
+pub(crate) struct Peers {
+    peers: Vec<Peer>,
+    /// Peers before this worker, which come first in `peers`.
+    before: usize,
+    /// The peer whose news are read next.
+    turn: usize,
+}
 
 impl Peers {
     /// For each of these workers its peers, joined by rings.
@@ -34,19 +52,22 @@ impl Peers {
         let mut all: Vec<Peers> = memories.iter().map(|_| Peers::default()).collect();
         for left in 0..memories.len() {
             for right in left + 1..memories.len() {
-                let (taken_left, given_right) = RingBuffer::new(MOVED_MAX);
-                let (taken_right, given_left) = RingBuffer::new(MOVED_MAX);
+                let (left_out, right_in) = RingBuffer::new(MOVED_MAX);
+                let (right_out, left_in) = RingBuffer::new(MOVED_MAX);
                 let memory = memories[right].clone();
-                all[left].0.push(Peer { memory, taken: taken_left, given: given_left });
+                all[left].peers.push(Peer { memory, out: left_out, in_: left_in });
                 let memory = memories[left].clone();
-                all[right].0.push(Peer { memory, taken: taken_right, given: given_right });
+                all[right].peers.push(Peer { memory, out: right_out, in_: right_in });
             }
+        }
+        for (before, peers) in all.iter_mut().enumerate() {
+            peers.before = before;
         }
         all
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.peers.is_empty()
     }
 
     /// The newest of what the peers know of the flow with this key.
@@ -56,14 +77,39 @@ impl Peers {
         key: &[u64; KEY],
         hash: u64,
     ) -> Option<Flow> {
+        Some(self.find_newest(select, key, hash)?.1)
+    }
+
+    /// Of equals, that of the first peer.
+    fn find_newest<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+    ) -> Option<(usize, Flow)> {
         // All first buckets are asked for before the first is looked at.
-        let touched = self.0.iter().fold(0, |sum, peer| {
+        let touched = self.peers.iter().fold(0, |sum, peer| {
             let table = select(&peer.memory);
             sum ^ table.touch(table.home(hash))
         });
         std::hint::black_box(touched);
-        let known = self.0.iter().filter_map(|peer| select(&peer.memory).find_foreign(key, hash));
-        known.reduce(|newest, flow| if flow.is_newer_than(newest) { flow } else { newest })
+        let known = self.peers.iter().enumerate().filter_map(|(position, peer)| {
+            Some((position, select(&peer.memory).find_foreign(key, hash)?))
+        });
+        known.reduce(|newest, other| if other.1.is_newer_than(newest.1) { other } else { newest })
+    }
+
+    /// Whether this worker's copy of a flow gives way to that of a peer; `None` if no peer has one.
+    pub fn have_better<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+        own: Flow,
+    ) -> Option<bool> {
+        let (position, theirs) = self.find_newest(select, key, hash)?;
+        let first = position < self.before;
+        Some(theirs.is_newer_than(own) || (first && !own.is_newer_than(theirs)))
     }
 
     /// Whether a flow with this hash may have found no room with any of them.
@@ -72,7 +118,7 @@ impl Peers {
         select: Select<KEY, WORDS>,
         hash: u64,
     ) -> bool {
-        self.0.iter().any(|peer| select(&peer.memory).has_overflowed(hash))
+        self.peers.iter().any(|peer| select(&peer.memory).has_overflowed(hash))
     }
 
     /// Whether all peers that know the flow with this key can be told that it moved.
@@ -82,34 +128,40 @@ impl Peers {
         key: &[u64; KEY],
         hash: u64,
     ) -> bool {
-        let mut full = self.0.iter().filter(|peer| peer.taken.is_full());
+        let mut full = self.peers.iter().filter(|peer| peer.out.is_full());
         full.all(|peer| select(&peer.memory).find_foreign(key, hash).is_none())
     }
 
-    /// Tells the peers that know the flow with this key that it is this worker's now.
-    pub fn tell_moved<const KEY: usize, const WORDS: usize>(
+    /// Tells the peers that know the flow with this key what has become of it.
+    pub fn tell<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
-        moved: Key,
+        news: News,
     ) {
-        for peer in &mut self.0 {
+        for peer in &mut self.peers {
             if select(&peer.memory).find_foreign(key, hash).is_some() {
                 // A full ring: see `can_be_told`.
-                let _ = peer.taken.push(moved);
+                let _ = peer.out.push(news);
             }
         }
     }
 
-    /// A flow that a peer has taken over from this worker.
-    pub fn next_moved(&mut self) -> Option<Key> {
-        self.0.iter_mut().find_map(|peer| peer.given.pop().ok())
+    /// The next that a peer has to tell, each peer in turn.
+    pub fn next_news(&mut self) -> Option<News> {
+        for _ in 0..self.peers.len() {
+            self.turn = if self.turn + 1 < self.peers.len() { self.turn + 1 } else { 0 };
+            if let Ok(news) = self.peers[self.turn].in_.pop() {
+                return Some(news);
+            }
+        }
+        None
     }
 
     /// The connections of a server on all of them.
     pub fn load(&self, server: ServerIndex) -> Load {
-        self.0
+        self.peers
             .iter()
             .map(|peer| peer.memory.counters.load(server))
             .fold(Load::default(), |sum, load| sum + load)

@@ -126,10 +126,10 @@ impl<P: Port> Worker<P> {
             debug_assert!(returned.is_ok(), "only this thread fills the ring");
         }
         for _ in 0..MOVED_IN_TURN {
-            match decider.peers.next_moved() {
-                Some(Key::V4(key)) => decider.give_up(V4, &key),
-                Some(Key::V6(key)) => decider.give_up(V6, &key),
-                None => break,
+            let Some(news) = decider.peers.next_news() else { break };
+            match news.key {
+                Key::V4(key) => decider.give_up(V4, &key, news),
+                Key::V6(key) => decider.give_up(V6, &key, news),
             }
         }
     }
