@@ -127,6 +127,23 @@ impl Director {
         sent
     }
 
+    /// Many packets through one worker, in full bursts, with a check of the books at the end only.
+    pub fn feed(&mut self, worker: usize, packets: impl IntoIterator<Item = Vec<u8>>) {
+        let mut waiting = 0;
+        for packet in packets {
+            assert!(self.workers[worker].port_mut().inject(&packet), "no frame to receive into");
+            waiting += 1;
+            if waiting == BURST_MAX {
+                self.workers[worker].turn(self.now);
+                self.workers[worker].port_mut().sent();
+                waiting = 0;
+            }
+        }
+        self.workers[worker].turn(self.now);
+        self.workers[worker].port_mut().sent();
+        self.check(worker);
+    }
+
     /// Lets time pass, in turns of a millisecond without packets.
     pub fn pass(&mut self, millis: Millis) {
         for _ in 0..millis {
