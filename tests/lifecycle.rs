@@ -3,7 +3,7 @@
 mod common;
 
 use common::load::Load;
-use common::{PATIENCE, Site, http, http_rr, wait_until_ready};
+use common::{PATIENCE, Site, http, http_rr, wait_for_list, wait_until_ready};
 use lab::{Config, Director, Family, HttpClient, NIC, Plan, get_once, wait_until};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -78,17 +78,15 @@ fn twenty_reloads_under_load_break_no_established_flow() {
     for (number, config) in
         [&all, &one, &two, &all, &two].into_iter().cycle().take(RELOADS).enumerate()
     {
-        let listed = |list: &str| {
-            let servers = config.services[0].real_servers.iter();
-            servers.clone().all(|(address, _)| list.contains(&format!("{address}:80")))
-                && list.contains(&format!(" {} ", config.services[0].scheduler))
-        };
+        let wanted = &config.services[0];
         director.reload(config).unwrap();
-        let until = format!("reload {number} is in force");
-        director
-            .process()
-            .wait_until(PATIENCE, &until, || director.shunt("list").is_ok_and(|list| listed(&list)))
-            .unwrap();
+        wait_for_list(&director, &format!("reload {number} is in force"), |services| {
+            let serving = services[0].servers.iter().filter(|server| server.state == "serving");
+            services[0].scheduler == wanted.scheduler
+                && serving
+                    .map(|server| (server.address, server.weight))
+                    .eq(wanted.real_servers.iter().copied())
+        });
         load.wait_for_rounds(20);
     }
     let report = load.finish();

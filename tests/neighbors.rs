@@ -3,7 +3,8 @@
 mod common;
 
 use common::load::Load;
-use common::{PATIENCE, Site, http, http_rr};
+use common::{Site, http, http_rr, wait_for_list};
+use director::views::{ServerView, ServiceView};
 use lab::{Capture, Config, Director, Family, HttpClient, NIC, Plan, get_once, mac_text};
 
 fn start(purpose: &str) -> (Director, Site) {
@@ -18,9 +19,10 @@ fn answered_by(site: &Site, count: usize) -> Vec<String> {
         .collect()
 }
 
-fn wait_for_list(director: &Director, until: &str, condition: impl Fn(&str) -> bool) {
-    let listed = || director.shunt("list --json").is_ok_and(|list| condition(&list));
-    director.process().wait_until(PATIENCE, until, listed).unwrap();
+/// The state of a real server's neighbor entry.
+fn neighbor(services: &[ServiceView], number: u8) -> &ServerView {
+    let address = lab::real_server_address(number, Family::V4);
+    services[0].servers.iter().find(|server| server.address == address).unwrap()
 }
 
 #[test]
@@ -29,12 +31,16 @@ fn a_real_server_that_does_not_answer_gets_no_new_flows() {
     assert!(answered_by(&site, 4).contains(&"rs2".to_owned()));
     // Its link is down: ARP requests remain unanswered.
     site.topology.switch.ip("link set rs2 down").unwrap();
-    wait_for_list(&director, "rs2's neighbor has failed", |list| list.contains("\"failed\""));
+    wait_for_list(&director, "rs2's neighbor has failed", |services| {
+        neighbor(services, 2).neighbor == "failed"
+    });
     assert_eq!(answered_by(&site, 10), ["rs1"; 10]);
     assert!(director.shunt("list").unwrap().contains("failed"));
 
     site.topology.switch.ip("link set rs2 up").unwrap();
-    wait_for_list(&director, "rs2 is back", |list| !list.contains("\"failed\""));
+    wait_for_list(&director, "rs2 is back", |services| {
+        neighbor(services, 2).neighbor == "reachable"
+    });
     let answers = answered_by(&site, 10);
     assert_eq!(answers.iter().filter(|name| *name == "rs2").count(), 5, "{answers:?}");
 }
@@ -54,7 +60,9 @@ fn a_changed_mac_address_is_followed() {
     ] {
         rs2.ip(&words).unwrap();
     }
-    wait_for_list(&director, "the new MAC address is known", |list| list.contains(&mac_text(new)));
+    wait_for_list(&director, "the new MAC address is known", |services| {
+        neighbor(services, 2).mac == Some(mac_text(new))
+    });
     let answers = answered_by(&site, 10);
     assert_eq!(answers.iter().filter(|name| *name == "rs2").count(), 5, "{answers:?}");
     let frames = capture.finish();
@@ -80,8 +88,8 @@ fn a_stale_neighbor_keeps_forwarding() {
     }
     load.wait_for_rounds(100);
     // The director has the kernel confirm it.
-    wait_for_list(&director, "the entries are confirmed", |list| {
-        list.matches("\"reachable\"").count() >= 2
+    wait_for_list(&director, "the entries are confirmed", |services| {
+        [1, 2].iter().all(|&number| neighbor(services, number).neighbor == "reachable")
     });
     let report = load.finish();
     assert!(report.failures.is_empty(), "{:?}\n{}", report.failures, director.process().output());

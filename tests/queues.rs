@@ -27,12 +27,21 @@ fn start() -> (Director, Site) {
 /// Sends everything for the director to one of its queues: on a veth, the receiving queue is the
 /// sender's transmit queue, and XPS (Documentation/networking/scaling.rst) maps cores to those.
 /// `None`: as the sender's hash has it.
-fn steer(topology: &Topology, queue: Option<usize>) {
-    for transmit in 0..2 {
-        let cores = if queue == Some(transmit) { "ffffffff" } else { "0" };
+fn steer(topology: &Topology, queue: usize) {
+    // The other queue's cores first: what none is mapped to falls back to the hash.
+    for (transmit, cores) in [(1 - queue, "0"), (queue, &all_cores())] {
         let file = format!("/sys/class/net/director/queues/tx-{transmit}/xps_cpus");
         topology.switch.write_sys(&file, cores).unwrap();
     }
+}
+
+/// The machine's cores as a bit mask in hexadecimal, a comma between each 32.
+fn all_cores() -> String {
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
+    let last: usize = possible.trim().rsplit(['-', ',']).next().unwrap().parse().unwrap();
+    let mut words = vec![(1u64 << (last % 32 + 1)) - 1];
+    words.extend(vec![0xffff_ffff; last / 32]);
+    words.iter().map(|word| format!("{word:x}")).collect::<Vec<_>>().join(",")
 }
 
 fn received(topology: &Topology) -> [f64; 2] {
@@ -83,7 +92,7 @@ fn each_worker_has_its_share_and_alternates() {
         }
     }
     for queue in 0..2 {
-        steer(&site.topology, Some(queue));
+        steer(&site.topology, queue);
         for protocol in ["tcp", "udp"] {
             for family in FAMILIES {
                 let answers = ask(&site.topology, protocol, family, 20);
@@ -121,7 +130,7 @@ impl Flow {
 #[test]
 fn a_flow_that_changes_queues_keeps_its_real_server() {
     let (director, site) = start();
-    steer(&site.topology, Some(0));
+    steer(&site.topology, 0);
     let mut flows: Vec<(Flow, String)> = Vec::new();
     for protocol in ["tcp", "udp"] {
         for family in FAMILIES {
@@ -132,9 +141,10 @@ fn a_flow_that_changes_queues_keeps_its_real_server() {
             }
         }
     }
+    let count = flows.len() as f64;
     let mut counted = received(&site.topology);
     for (round, queue) in [1, 0, 1, 0].into_iter().enumerate() {
-        steer(&site.topology, Some(queue));
+        steer(&site.topology, queue);
         for (number, (flow, real_server)) in flows.iter_mut().enumerate() {
             assert_eq!(
                 flow.ask(&format!("round {round}")),
@@ -144,9 +154,12 @@ fn a_flow_that_changes_queues_keeps_its_real_server() {
             );
         }
         let now = received(&site.topology);
-        // The packets did arrive on the other queue.
+        // The packets did arrive on the other queue, but for a late acknowledgment or so.
         let (here, there) = (now[queue] - counted[queue], now[1 - queue] - counted[1 - queue]);
-        assert!(here >= flows.len() as f64 && there == 0.0, "{here} here, {there} there");
+        assert!(here >= count && there < count / 10.0, "{here} here, {there} there");
         counted = now;
     }
+    let metrics = Metrics::fetch(&site.topology.director);
+    let adopted = metrics.sum("shunt_worker_flows_adopted_total", &[]);
+    assert!(adopted >= 4.0 * count, "{adopted} flows were adopted by the other worker");
 }

@@ -6,6 +6,7 @@
 pub mod load;
 pub mod metrics;
 
+use director::views::{ServerView, ServiceView, ServicesView};
 use lab::{
     Config, Director, Family, HttpServer, MachineLock, Plan, Topology, UdpEcho, VirtualService,
     real_server_address, vip,
@@ -96,12 +97,26 @@ impl Site {
 /// Waits until each real server that the config names has a MAC address.
 pub fn wait_until_ready(director: &Director, config: &Config) {
     let servers: usize = config.services.iter().map(|service| service.real_servers.len()).sum();
-    let resolved = || {
-        director.shunt("list --json").is_ok_and(|list| {
-            list.matches("\"reachable\"").count() + list.matches("\"stale\"").count() >= servers
-        })
-    };
-    director.process().wait_until(PATIENCE, "all real servers are resolved", resolved).unwrap();
+    let forwards = |server: &ServerView| ["reachable", "stale"].contains(&server.neighbor.as_str());
+    wait_for_list(director, "all real servers are resolved", |services| {
+        let known = services.iter().flat_map(|service| &service.servers);
+        known.filter(|server| forwards(server)).count() >= servers
+    });
+}
+
+/// Waits until `shunt list` says what is wanted.
+pub fn wait_for_list(director: &Director, until: &str, wanted: impl Fn(&[ServiceView]) -> bool) {
+    let listed = || list(director).is_some_and(|services| wanted(&services));
+    if let Err(error) = director.process().wait_until(PATIENCE, until, listed) {
+        panic!("{error}\n{:#?}\n{}", list(director), director.process().output());
+    }
+}
+
+/// What `shunt list --json` says, if it can be asked.
+pub fn list(director: &Director) -> Option<Vec<ServiceView>> {
+    let said = director.shunt("list --json").ok()?;
+    let view: ServicesView = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    Some(view.services)
 }
 
 /// The address of the HTTP service.

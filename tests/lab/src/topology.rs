@@ -38,6 +38,11 @@ impl Place {
     const DIRECTOR: Place = Place { network: INSIDE, host: 3 };
     const VIP: Place = Place { network: INSIDE, host: 100 };
 
+    fn real_server(number: u8) -> Place {
+        let taken = u8::from(number >= Place::DIRECTOR.host);
+        Place { network: INSIDE, host: number + taken }
+    }
+
     fn v4(self) -> Ipv4Addr {
         let [a, b, c] = self.network;
         Ipv4Addr::new(a, b, c, self.host)
@@ -96,9 +101,10 @@ pub fn vip(family: Family) -> IpAddr {
     Place::VIP.address(family)
 }
 
-/// The address of the real server with this number, from 1.
+/// The address of the real server with this number, from 1: 172.17.100.1, .2, .4, .5 and so on,
+/// because .3 is the director's.
 pub fn real_server_address(number: u8, family: Family) -> IpAddr {
-    Place { network: INSIDE, host: number }.address(family)
+    Place::real_server(number).address(family)
 }
 
 /// The director's MAC address.
@@ -113,7 +119,7 @@ pub fn router_mac() -> [u8; 6] {
 
 /// The MAC address of the real server with this number.
 pub fn real_server_mac(number: u8) -> [u8; 6] {
-    Place { network: INSIDE, host: number }.mac()
+    Place::real_server(number).mac()
 }
 
 /// A MAC address as `ip link` writes it.
@@ -307,8 +313,7 @@ impl Topology {
         for &family in self.families() {
             self.host_address(netns, vip(family), "lo")?;
         }
-        let place = Place { network: INSIDE, host: number };
-        self.plug_in(netns, &format!("rs{number}"), place)?;
+        self.plug_in(netns, &format!("rs{number}"), Place::real_server(number))?;
         self.default_route(netns)
     }
 

@@ -1,13 +1,15 @@
 use crate::error::{Doing, Result};
 use crate::netns::Netns;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How often the thread looks whether it shall end.
 const LOOK_UP: Duration = Duration::from_millis(100);
+/// Client ports, from below those that the kernel gives away by itself.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(10_000);
 /// The longest datagram that is answered whole, in bytes.
 const DATAGRAM_MAX: usize = 65_535;
 
@@ -62,11 +64,16 @@ pub struct UdpClient {
 }
 
 impl UdpClient {
-    /// A socket inside `netns`, on a port of its own.
+    /// A socket inside `netns`, on a port that no client of this process had before: to a director
+    /// the next datagram from a former port still belongs to the former flow.
     pub fn connect(netns: &Netns, peer: SocketAddr, patience: Duration) -> Result<UdpClient> {
+        let port = NEXT_PORT.fetch_add(1, Relaxed);
         let connect = || {
-            let any = if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any)?;
+            let any: IpAddr = match peer {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = UdpSocket::bind((any, port))?;
             socket.connect(peer)?;
             socket.set_read_timeout(Some(patience))?;
             Ok::<_, std::io::Error>(socket)
