@@ -35,7 +35,8 @@ pub struct Placement {
     pub worker: u32,
     /// Workers that serve the same virtual service.
     pub workers: u32,
-    /// What the plugin's random choices, if it makes any, begin with.
+    /// What the plugin's random choices, if it makes any, begin with. Each instance should get
+    /// another, or all of them choose alike.
     pub seed: u64,
 }
 

@@ -87,7 +87,7 @@ impl Running {
         store.data_mut().sealed = true;
 
         let memory = instance.get_memory(&mut store, export::MEMORY);
-        let memory = memory.ok_or_else(|| missing(export::MEMORY))?;
+        let memory = memory.ok_or_else(|| lost(export::MEMORY))?;
         let layout = Layout::read(memory.data(&store), address).map_err(Failed::Refused)?;
         layout.write_first(memory.data_mut(&mut store), worker, workers);
         let update = match facts.has_update {
@@ -123,9 +123,9 @@ fn no_room(error: wasmtime::Error) -> Failed {
     Failed::NoRoom(format!("{error:#}"))
 }
 
-/// An export that the check has seen.
-fn missing(name: &'static str) -> Failed {
-    Failed::Refused(Refusal::MissingExport { name, expected: "the check saw it" })
+/// An export that the check has seen and the engine does not find: they read the file differently.
+fn lost(name: &str) -> Failed {
+    Failed::Refused(Refusal::Malformed { reason: format!("the export {name} is lost") })
 }
 
 fn function<P: WasmParams, R: WasmResults>(
@@ -133,7 +133,7 @@ fn function<P: WasmParams, R: WasmResults>(
     instance: &Instance,
     name: &'static str,
 ) -> Result<TypedFunc<P, R>, Failed> {
-    instance.get_typed_func(store, name).map_err(|_| missing(name))
+    instance.get_typed_func(store, name).map_err(|_| lost(name))
 }
 
 fn call<P: WasmParams, R: WasmResults>(
