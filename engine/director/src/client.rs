@@ -13,12 +13,12 @@ use tokio::net::UnixStream;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no shunt answers at {} ({source}); start one with `shunt run`, or name its socket with --api", socket.display())]
+    #[error("no shunt answers at {} ({cause}); start one with `shunt run`, or name its socket with --api", socket.display())]
     NotRunning {
         /// The socket.
         socket: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The socket is not for this user.
     #[error("{} may not be opened by this user; run the command as root", socket.display())]
@@ -87,9 +87,9 @@ async fn send(
     path: &str,
     body: String,
 ) -> Result<Response<Incoming>, ClientError> {
-    let connection = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
+    let connection = UnixStream::connect(socket).await.map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => ClientError::NotAllowed { socket: socket.to_owned() },
-        _ => ClientError::NotRunning { socket: socket.to_owned(), source },
+        _ => ClientError::NotRunning { socket: socket.to_owned(), cause },
     })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(connection)).await?;

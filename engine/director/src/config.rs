@@ -144,12 +144,12 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read {}: {source}. Name an existing file with --config; config/director.toml is one to start from", path.display())]
+    #[error("cannot read {}: {cause}. Name an existing file with --config; config/director.toml is one to start from", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Its content is wrong. One line for each problem.
     #[error("{}", Listed { path, problems })]
@@ -180,7 +180,7 @@ impl Config {
     /// Reads a config file. `schedulers` are the names that a service may use.
     pub fn read(path: &Path, schedulers: &[&str]) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         Config::parse(&text, schedulers)
             .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
     }

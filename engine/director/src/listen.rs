@@ -17,22 +17,22 @@ pub enum ListenError {
     #[error("{} exists and is no socket: remove it, or change [api] socket in the config", .0.display())]
     NoSocket(PathBuf),
     /// The API's socket cannot be made.
-    #[error("cannot listen at {} ({source}): run as root, or change [api] socket in the config", path.display())]
+    #[error("cannot listen at {} ({cause}): run as root, or change [api] socket in the config", path.display())]
     Api {
         /// The socket.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The metrics' address cannot be had.
     #[error(
-        "cannot listen at {address} for metrics ({source}): change [metrics] listen in the config; \"off\" switches them off"
+        "cannot listen at {address} for metrics ({cause}): change [metrics] listen in the config; \"off\" switches them off"
     )]
     Metrics {
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -57,7 +57,7 @@ impl Drop for SocketFile {
 /// Listens at a Unix socket that only this user may open. A file that a dead process left is
 /// replaced.
 pub fn api(path: &Path) -> Result<ApiSocket, ListenError> {
-    let failed = |source| ListenError::Api { path: path.to_owned(), source };
+    let failed = |cause| ListenError::Api { path: path.to_owned(), cause };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if let Some(folder) = path.parent() {
@@ -91,7 +91,7 @@ pub fn metrics(address: SocketAddr) -> Result<TcpListener, ListenError> {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };
-    bind().map_err(|source| ListenError::Metrics { address, source })
+    bind().map_err(|cause| ListenError::Metrics { address, cause })
 }
 
 #[cfg(test)]

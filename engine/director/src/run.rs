@@ -57,7 +57,7 @@ pub enum RunError {
     Listen(#[from] ListenError),
     /// There is not enough memory for the flow tables.
     #[error(
-        "no memory for flow tables of {flows_v4} IPv4 and {flows_v6} IPv6 flows a worker ({source}): lower flows and flows_v6 in the config"
+        "no memory for flow tables of {flows_v4} IPv4 and {flows_v6} IPv6 flows a worker ({cause}): lower flows and flows_v6 in the config"
     )]
     Memory {
         /// As configured.
@@ -65,10 +65,10 @@ pub enum RunError {
         /// As configured.
         flows_v6: usize,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The system refuses something that a start needs.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}")]
     System {
         /// What.
         doing: &'static str,
@@ -182,9 +182,9 @@ fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>),
     let [first, second, third] = random()?;
     let capacity = config.capacity;
     let workers =
-        dataplane::workers(ports, capacity, Seeds([first, second])).map_err(|source| {
+        dataplane::workers(ports, capacity, Seeds([first, second])).map_err(|cause| {
             let (flows_v4, flows_v6) = (capacity.flows_v4, capacity.flows_v6);
-            RunError::Memory { flows_v4, flows_v6, source }
+            RunError::Memory { flows_v4, flows_v6, cause }
         })?;
     let schedulers = Schedulers::new(host, workers.len(), third);
     let mut seats = Vec::new();
@@ -267,10 +267,13 @@ fn describe(supervisor: &Supervisor) {
         );
     }
     let services = supervisor.services();
+    let count = |number: usize, what: &str| {
+        format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    };
     say!(
-        "ready: {} virtual services, {} real servers",
-        services.services().count(),
-        services.servers().count()
+        "ready: {}, {}",
+        count(services.services().count(), "virtual service"),
+        count(services.servers().count(), "real server")
     );
 }
 

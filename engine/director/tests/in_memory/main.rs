@@ -1,0 +1,8 @@
+//! The control plane with everything but the kernel: config, supervisor, workers, plugins, API,
+//! commands and metrics.
+
+mod api;
+mod changes;
+mod commands;
+mod metrics;
+mod world;

@@ -1,0 +1,250 @@
+//! A director in memory: the real supervisor, workers, plugins and API; packets come from a test
+//! instead of a NIC, neighbors from a test instead of the kernel.
+
+use dataplane::{Handle, Seeds, Worker};
+use director::config::Config;
+use director::listen::{self, SocketFile};
+use director::neighbors::{KernelState, Reach};
+use director::schedulers::Schedulers;
+use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
+use director::views::{FlowView, ServerView, ServiceView, ServicesView};
+use director::{api, client, clock};
+use frames::DIRECTOR_MAC;
+use hyper::Method;
+use plugin_host::{Limits, PluginHost};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use xsk::{MemoryPort, Port};
+
+/// Index of the only link.
+const LINK: u32 = 7;
+const FRAMES: u32 = 256;
+
+/// One service of two servers, on `eth0` with two queues.
+pub const CONFIG: &str = r#"
+flows = 2000
+flows_v6 = 1100
+[[interface]]
+name = "eth0"
+[[virtual_service]]
+address = "172.17.100.100:80"
+protocol = "tcp"
+scheduler = "rr"
+[[virtual_service.real_server]]
+address = "172.17.100.1"
+[[virtual_service.real_server]]
+address = "172.17.100.2"
+"#;
+
+pub const SERVICE: &str = "tcp:172.17.100.100:80";
+
+pub struct World {
+    pub supervisor: Arc<tokio::sync::Mutex<Supervisor>>,
+    pub socket: PathBuf,
+    pub folder: PathBuf,
+    workers: Vec<Arc<Mutex<Worker<MemoryPort>>>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    _file: SocketFile,
+}
+
+/// The MAC address of the server with this last byte in its address.
+pub fn mac(host: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, host]
+}
+
+pub fn rs(host: u8) -> IpAddr {
+    [172, 17, 100, host].into()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+impl World {
+    /// Both servers resolved, two workers that turn.
+    pub fn new() -> World {
+        World::with(CONFIG)
+    }
+
+    pub fn with(config: &str) -> World {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("shunt-world-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let socket = folder.join("api.sock");
+        let config_path = folder.join("director.toml");
+        std::fs::write(&config_path, config).unwrap();
+        let config = Config::parse(config, plugin_host::STOCK).unwrap();
+
+        let ports = (0..2).map(|_| MemoryPort::new(DIRECTOR_MAC, FRAMES)).collect();
+        let made = dataplane::workers(ports, config.capacity, Seeds([1, 2])).unwrap();
+        let (workers, seats) = seats(made);
+        let stop = Arc::new(AtomicBool::new(false));
+
+        let host = PluginHost::new(Limits::default()).unwrap();
+        let schedulers = Schedulers::new(host, seats.len(), 3);
+        let interfaces = vec![ServedInterface::new("eth0".into(), LINK, None)];
+        let supervisor = Supervisor::new(config, config_path, interfaces, seats, schedulers);
+        let supervisor = Arc::new(tokio::sync::Mutex::new(supervisor));
+        let mut threads: Vec<_> =
+            workers.iter().map(|worker| turn(worker.clone(), stop.clone())).collect();
+        block_on(async { supervisor.lock().await.begin().await.unwrap() });
+        let (served, file) = mpsc::channel();
+        let serve = {
+            let (supervisor, socket, stop) = (supervisor.clone(), socket.clone(), stop.clone());
+            move || {
+                block_on(async move {
+                    let listen::ApiSocket { listener, guard } = listen::api(&socket).unwrap();
+                    served.send(guard).unwrap();
+                    tokio::spawn(async { axum::serve(listener, api::routes(supervisor)).await });
+                    while !stop.load(Relaxed) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                });
+            }
+        };
+        threads.push(thread::spawn(serve));
+        let file = file.recv().unwrap();
+        let world = World { supervisor, socket, folder, workers, stop, threads, _file: file };
+        world.resolve(1);
+        world.resolve(2);
+        world
+    }
+
+    pub fn supervisor(&self) -> tokio::sync::MutexGuard<'_, Supervisor> {
+        self.supervisor.blocking_lock()
+    }
+
+    /// The kernel finds a server's MAC address.
+    pub fn resolve(&self, host: u8) {
+        self.neighbor(host, KernelState::Reachable, Some(mac(host)));
+    }
+
+    /// The kernel says this of a server.
+    pub fn neighbor(&self, host: u8, state: KernelState, mac: Option<[u8; 6]>) {
+        block_on(async {
+            let mut supervisor = self.supervisor.lock().await;
+            let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0] };
+            supervisor.neighbors.place(rs(host), reach);
+            supervisor.neighbors.learned(LINK, rs(host), state, mac, clock::now());
+            supervisor.publish().await.unwrap();
+        });
+    }
+
+    /// The file is changed and the director told.
+    pub fn reload(&self, config: &str) -> Vec<String> {
+        let config = Config::parse(config, plugin_host::STOCK).unwrap();
+        block_on(async { self.supervisor.lock().await.reload(config).await.unwrap() })
+    }
+
+    /// Time passes: one look for indices that came free.
+    pub fn keep_house(&self) -> director::services::Freed {
+        block_on(async { self.supervisor.lock().await.free_idle().await.unwrap() })
+    }
+
+    fn worker(&self, worker: usize) -> MutexGuard<'_, Worker<MemoryPort>> {
+        self.workers[worker].lock().unwrap()
+    }
+
+    /// A packet arrives on a worker's queue. Returns the server that it was sent to, by the last
+    /// byte of its address, if any.
+    pub fn send(&self, worker: usize, packet: &[u8]) -> Option<u8> {
+        let mut worker = self.worker(worker);
+        assert!(worker.port_mut().inject(packet));
+        assert_eq!(worker.turn(clock::now()), 1);
+        let sent = worker.port_mut().sent();
+        let destination = sent.first().map(|packet| packet[5]);
+        worker.turn(clock::now());
+        assert!(worker.port().census().is_conserved());
+        destination
+    }
+
+    /// Flow `number` becomes an established one. Returns its server.
+    pub fn connect(&self, worker: usize, number: u32) -> Option<u8> {
+        let server = self.send(worker, &frames::tcp_of(number, "S"));
+        assert_eq!(self.send(worker, &frames::tcp_of(number, "A")), server);
+        server
+    }
+
+    /// Asks the API. Returns status and body.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        block_on(client::ask(&self.socket, method, path, body.to_owned()))
+            .map(|body| String::from_utf8(body.to_vec()).unwrap())
+            .map_err(|error| error.to_string())
+    }
+
+    /// The whole answer, as it comes over the socket.
+    pub fn ask_raw(&self, request: &str) -> String {
+        use std::io::{Read, Write};
+        let mut connection = std::os::unix::net::UnixStream::connect(&self.socket).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    pub fn services(&self) -> ServicesView {
+        serde_json::from_str(&self.ask("GET", "/v1/services", "").unwrap()).unwrap()
+    }
+
+    pub fn service(&self) -> ServiceView {
+        self.services().services.into_iter().find(|s| s.service.to_string() == SERVICE).unwrap()
+    }
+
+    pub fn server(&self, host: u8) -> Option<ServerView> {
+        self.service().servers.into_iter().find(|server| server.address == rs(host))
+    }
+
+    pub fn flows(&self) -> Vec<FlowView> {
+        let text = self.ask("GET", "/v1/flows", "").unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Runs `shunt` with these words and `--api`.
+    pub fn shunt(&self, words: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_shunt"))
+            .args(words.split(' '))
+            .arg("--api")
+            .arg(&self.socket)
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+type Shared = Arc<Mutex<Worker<MemoryPort>>>;
+
+fn seats(made: Vec<(Worker<MemoryPort>, Handle)>) -> (Vec<Shared>, Vec<WorkerSeat>) {
+    made.into_iter()
+        .zip(0..)
+        .map(|((worker, handle), queue)| {
+            (Arc::new(Mutex::new(worker)), WorkerSeat::new(0, queue, 0, handle, None))
+        })
+        .unzip()
+}
+
+fn turn(worker: Shared, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        while !stop.load(Relaxed) {
+            worker.lock().unwrap().turn(clock::now());
+            thread::sleep(Duration::from_micros(500));
+        }
+    })
+}
