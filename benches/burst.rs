@@ -9,27 +9,18 @@
 //! `cargo bench --bench burst -- 1000 100000`  these numbers of flows only
 //! `cargo bench --bench burst -- instructions` instructions a packet, under callgrind (valgrind)
 
+mod traffic;
+
 use dataplane::table_bench::{Flow, FlowHasher, FlowsV4, Room, key_v4};
-use dataplane::{
-    Candidate, Capacity, ConsistentTable, FlowState, Handle, Neighbor, Protocol, Seeds, Server,
-    ServerIndex, ServerState, Service, ServiceIndex, ServiceKey, ServiceTable, Update, Worker,
-    workers,
-};
+use dataplane::{Capacity, FlowState, Handle, ServerIndex, ServiceIndex, Update, Worker, workers};
 use hashbrown::HashTable;
 use std::hint::black_box;
-use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use traffic::{ACK, DIRECTOR, FRAMES_IN_USE, SEEDS, SYN, address, service_table, template};
 use xsk::{BURST_MAX, MemoryPort};
 
-const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const VIP: [u8; 4] = [172, 17, 100, 100];
-const SEEDS: Seeds = Seeds([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
-const SERVERS: u16 = 16;
-const FRAMES_IN_USE: usize = 4096;
-const ACK: u8 = 0x10;
-const SYN: u8 = 0x02;
 /// Odd, so that multiplying permutes; large, so that neighbors end up far apart.
 const STRIDE: u64 = 0x9e37_79b1;
 
@@ -117,51 +108,6 @@ impl Bench {
         }
         spent
     }
-}
-
-fn service_table() -> ServiceTable {
-    let address = |n: u16| IpAddr::from([172, 17, 100, 1 + n as u8]);
-    let candidates: Vec<_> =
-        (0..SERVERS).map(|n| Candidate { address: address(n), weight: 1 }).collect();
-    let service = Service {
-        key: ServiceKey { address: VIP.into(), port: 80, protocol: Protocol::Tcp },
-        servers: (0..SERVERS).map(|n| Some(ServerIndex(n))).collect(),
-        consistent: Arc::new(ConsistentTable::new(&candidates)),
-        candidates,
-        version: 1,
-        removed: false,
-    };
-    let servers = (0..SERVERS).map(|n| {
-        Some(Server {
-            service: ServiceIndex(0),
-            slot: n,
-            address: address(n),
-            state: ServerState::Serving,
-            neighbor: Some(Neighbor { mac: [2, 0, 0, 0, 1, n as u8], vlans: [0, 0] }),
-        })
-    });
-    ServiceTable::new(vec![Some(service)], servers.collect())
-}
-
-/// A TCP packet to the VIP's port 80, 60 bytes as on the wire without its checksum sequence.
-fn template() -> Vec<u8> {
-    let mut packet = vec![0; 60];
-    packet[..6].copy_from_slice(&DIRECTOR);
-    packet[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 8, 0]);
-    packet[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
-    packet[30..34].copy_from_slice(&VIP);
-    packet[36..38].copy_from_slice(&80u16.to_be_bytes());
-    packet[46] = 0x50;
-    address(&mut packet, 0, ACK);
-    packet
-}
-
-/// Makes the packet one of this flow: 60,000 ports a client.
-fn address(packet: &mut [u8], flow: u64, flags: u8) {
-    let client = 0x0a00_0000 + (flow / 60_000) as u32;
-    packet[26..30].copy_from_slice(&client.to_be_bytes());
-    packet[34..36].copy_from_slice(&(1024 + (flow % 60_000) as u16).to_be_bytes());
-    packet[47] = flags;
 }
 
 fn report_times(sizes: &[u64]) {

@@ -1,5 +1,5 @@
-//! What the director says while it runs: one sentence a line on standard error, where a service
-//! manager adds the time.
+//! What the director says while it runs: one sentence a line on standard error, where
+
 
 /// Says that something is so.
 #[macro_export]
