@@ -1,5 +1,5 @@
-//! What the director says while it runs: one sentence a line on standard error, where
-
+//! What the director says while it runs: one sentence a line on standard error. systemd adds the
+//! time.
 
 /// Says that something is so.
 #[macro_export]

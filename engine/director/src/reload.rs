@@ -171,3 +171,129 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane::Protocol;
+    use proptest::prelude::*;
+
+    fn key(port: u16) -> ServiceKey {
+        ServiceKey { address: [172, 17, 100, 100].into(), port, protocol: Protocol::Tcp }
+    }
+
+    fn file() -> impl Strategy<Value = Vec<ServiceConfig>> {
+        let server = (1..6u8, 0..4u16);
+        let servers = prop::collection::btree_map(1..6u8, server, 0..5);
+        let service = (prop::sample::select(vec!["rr", "wrr", "lc"]), servers);
+        prop::collection::btree_map(80..84u16, service, 0..4).prop_map(|services| {
+            let make = |(port, (scheduler, servers)): (u16, (&str, _))| {
+                let servers: std::collections::BTreeMap<u8, (u8, u16)> = servers;
+                let server = |(host, (_, weight))| ServerConfig {
+                    address: [172, 17, 100, host].into(),
+                    weight,
+                };
+                let servers = servers.into_iter().map(server).collect();
+                ServiceConfig { key: key(port), scheduler: scheduler.to_owned(), servers }
+            };
+            services.into_iter().map(make).collect()
+        })
+    }
+
+    /// What serves, as a file would say it.
+    fn serving(services: &Services) -> Vec<ServiceConfig> {
+        let mut all: Vec<ServiceConfig> = services
+            .services()
+            .filter(|(_, service)| !service.removed)
+            .map(|(_, service)| {
+                let mut servers: Vec<ServerConfig> = services
+                    .members(service)
+                    .filter(|(_, server)| server.state == ServerState::Serving)
+                    .map(|(_, s)| ServerConfig { address: s.address, weight: s.weight })
+                    .collect();
+                servers.sort_by_key(|server| server.address);
+                ServiceConfig { key: service.key, scheduler: service.scheduler.clone(), servers }
+            })
+            .collect();
+        all.sort_by_key(|service| service.key);
+        all
+    }
+
+    fn follow(services: &mut Services, old: &[ServiceConfig], new: &[ServiceConfig]) {
+        apply(services, &differences(old, new)).unwrap();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn without_changes_at_run_time_the_last_file_is_in_force(
+            files in prop::collection::vec((file(), 0..4u8), 1..8),
+        ) {
+            let (mut services, mut former) = (Services::default(), Vec::new());
+            for (file, checks) in files {
+                follow(&mut services, &former, &file);
+                prop_assert_eq!(serving(&services), file.clone());
+                // Between two reloads some of what was removed may be gone for good.
+                for _ in 0..checks {
+                    services.free_idle(|index| index.0 % 2 == 0);
+                }
+                former = file;
+            }
+        }
+
+        #[test]
+        fn a_file_that_says_the_same_changes_nothing(file in file(), weight in 0..9u16) {
+            let mut services = Services::default();
+            follow(&mut services, &[], &file);
+            if let Some(service) = file.first() {
+                // Whatever happens at run time.
+                let _ = services.add_server(&service.key, [172, 17, 100, 9].into(), Some(weight));
+                let _ = services.set_weight(&service.key, [172, 17, 100, 1].into(), weight);
+                let _ = services.remove_server(&service.key, [172, 17, 100, 2].into(), Removal::Drain);
+                let _ = services.set_scheduler(&service.key, "lc");
+            }
+            let before = services.clone();
+            follow(&mut services, &file, &file);
+            prop_assert_eq!(services, before);
+        }
+    }
+
+    #[test]
+    fn a_file_that_catches_up_with_the_run_time_has_nothing_to_do() {
+        let service = |servers: &[(u8, u16)]| ServiceConfig {
+            key: key(80),
+            scheduler: "rr".into(),
+            servers: servers
+                .iter()
+                .map(|&(host, weight)| ServerConfig {
+                    address: [172, 17, 100, host].into(),
+                    weight,
+                })
+                .collect(),
+        };
+        let (old, new) = (vec![service(&[(1, 1), (2, 1)])], vec![service(&[(2, 4), (3, 5)])]);
+        let mut services = Services::default();
+        follow(&mut services, &[], &old);
+        services.remove_server(&key(80), [172, 17, 100, 1].into(), Removal::Expire).unwrap();
+        services.set_weight(&key(80), [172, 17, 100, 2].into(), 4).unwrap();
+        services.add_server(&key(80), [172, 17, 100, 3].into(), Some(9)).unwrap();
+        follow(&mut services, &old, &new);
+        assert_eq!(serving(&services), new, "and the file's word is the last");
+    }
+
+    #[test]
+    fn a_weight_for_a_server_that_was_removed_at_run_time_is_remarked_upon() {
+        let service = |weight| ServiceConfig {
+            key: key(80),
+            scheduler: "rr".into(),
+            servers: vec![ServerConfig { address: [172, 17, 100, 1].into(), weight }],
+        };
+        let mut services = Services::default();
+        follow(&mut services, &[], &[service(1)]);
+        services.remove_server(&key(80), [172, 17, 100, 1].into(), Removal::Drain).unwrap();
+        let remarks = apply(&mut services, &differences(&[service(1)], &[service(2)])).unwrap();
+        assert!(remarks[0].contains("`shunt server add` puts it back"), "{remarks:?}");
+        assert_eq!(serving(&services)[0].servers, []);
+    }
+}

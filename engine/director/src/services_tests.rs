@@ -1,4 +1,6 @@
 use super::*;
+use crate::neighbors::Neighbors;
+use crate::tables::TableMaker;
 use dataplane::Protocol;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -225,8 +227,11 @@ proptest! {
     fn no_flow_ever_meets_a_stranger(steps in prop::collection::vec(step(), 1..120)) {
         let mut services = Services::default();
         let (mut wanted, mut flows) = (Wanted::new(), Vec::new());
+        let (mut maker, neighbors) = (TableMaker::default(), Neighbors::default());
         for step in steps {
             play(&mut services, &mut wanted, &mut flows, step);
+            // The table checks that services and servers name each other.
+            maker.make(&services, &neighbors, 0);
 
             for &(index, key, address) in &flows {
                 let server = services.server(index).expect("a server with flows keeps its index");
