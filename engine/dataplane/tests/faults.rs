@@ -97,7 +97,7 @@ fn any_packet(random: &mut Random) -> Vec<u8> {
         3 => icmp_of(number),
         4 => frame("ip client > vip more / udp 4000 > 53"),
         5 => frame("vlan 5 / ip client > vip / tcp 4000 > 81 S"),
-        6 => (0..random.below(100)).map(|_| random.next() as u8).collect(),
+        6 => (0..random.below(100)).map(|_| random.number() as u8).collect(),
         _ => tcp_of(number, flags),
     };
     if random.once_in(20) {
