@@ -15,7 +15,6 @@ mod lock;
 mod netns;
 mod offload;
 mod process;
-mod segment;
 mod temp_dir;
 mod topology;
 mod udp_echo;
@@ -32,7 +31,6 @@ pub use http_server::HttpServer;
 pub use lock::{LOCK_FILE, MachineLock};
 pub use netns::{Netns, require_root, sweep_leftovers};
 pub use process::Process;
-pub use segment::{Segment, tcp_flag};
 pub use temp_dir::TempDir;
 pub use topology::{
     Family, NIC, Plan, ROUTER_INSIDE, ROUTER_OUTSIDE, Topology, client_address, director_address,

@@ -67,6 +67,12 @@ impl Wire {
         Ok(Wire { socket, name })
     }
 
+    /// Sends a frame, from the Ethernet header on, with these MAC addresses in place of its own.
+    pub fn send_to(&self, destination: [u8; 6], source: [u8; 6], frame: &[u8]) -> Result<()> {
+        let rest = frame.get(12..).unwrap_or_default();
+        self.send(&[&destination[..], &source, rest].concat())
+    }
+
     /// Sends a frame, from the Ethernet header on.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         send(self.socket.as_raw_fd(), frame, MsgFlags::empty())

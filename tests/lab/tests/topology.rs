@@ -1,8 +1,8 @@
 //! The topology by itself: what the demo and the whole-program tests take for granted.
 
 use lab::{
-    Capture, Family, HttpClient, HttpServer, MachineLock, Plan, ROUTER_INSIDE, SeenFrame, Segment,
-    Topology, UdpClient, UdpEcho, Wire, get_once, real_server_address, tcp_flag, vip, wait_until,
+    Capture, Family, HttpClient, HttpServer, MachineLock, Plan, ROUTER_INSIDE, Topology, UdpClient,
+    UdpEcho, Wire, get_once, real_server_address, vip, wait_until,
 };
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -88,31 +88,22 @@ fn udp_is_echoed_and_silence_is_an_error() {
 #[test]
 fn a_frame_made_by_hand_is_answered_and_both_are_captured() {
     let _lock = MachineLock::acquire().unwrap();
-    let topology = Plan::new("lab").ipv6().real_servers(1).build().unwrap();
-    let _servers = servers(&topology, Family::V6);
+    let topology = Plan::new("lab").real_servers(1).build().unwrap();
+    let address = SocketAddr::new(vip(Family::V4), 53);
+    let _echo = UdpEcho::start(topology.real_server(1), "rs1", address).unwrap();
     let capture = Capture::start(&topology.switch, "rs1").unwrap();
     let wire = Wire::open(&topology.router, ROUTER_INSIDE).unwrap();
-    for (family, ethertype) in [(Family::V4, [8, 0]), (Family::V6, [0x86, 0xdd])] {
-        let syn = Segment {
-            macs: (lab::router_mac(), lab::real_server_mac(1)),
-            source: SocketAddr::new(lab::client_address(family), 4321),
-            destination: SocketAddr::new(vip(family), 80),
-            tcp_flags: Some(tcp_flag::SYN),
-            sequence: 7,
-            vlans: vec![],
-            payload: vec![],
-        };
-        wire.send(&syn.frame()).unwrap();
-        let is_answer = |frame: &SeenFrame| {
-            frame.source() == lab::real_server_mac(1) && frame.bytes[12..14] == ethertype
-        };
-        let patience = Duration::from_secs(5);
-        wait_until(patience, "the real server's SYN-ACK", || {
-            capture.frames().iter().any(|frame| !frame.outgoing && is_answer(frame))
+    let (to, from) = (lab::real_server_mac(1), lab::router_mac());
+    let datagram = frames::frame("ip client > vip / udp 4321 > 53 / data 20");
+    wire.send_to(to, from, &datagram).unwrap();
+    wait_until(Duration::from_secs(5), "the answer", || {
+        capture.frames().iter().any(|frame| {
+            !frame.outgoing && frame.source() == to && frame.rest().ends_with(&[0xda; 20])
         })
-        .unwrap();
-        let sent = capture.frames();
-        assert!(sent.iter().any(|frame| frame.outgoing && frame.bytes == syn.frame()));
-    }
-    assert!(capture.finish().len() >= 4);
+    })
+    .unwrap();
+    let seen = capture.finish();
+    assert!(seen.iter().any(|frame| {
+        frame.outgoing && frame.destination() == to && frame.rest() == &datagram[12..]
+    }));
 }
