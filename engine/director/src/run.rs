@@ -181,11 +181,10 @@ fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>),
     }
     let [first, second, third] = random()?;
     let capacity = config.capacity;
-    let workers =
-        dataplane::workers(ports, capacity, Seeds([first, second])).map_err(|cause| {
-            let (flows_v4, flows_v6) = (capacity.flows_v4, capacity.flows_v6);
-            RunError::Memory { flows_v4, flows_v6, cause }
-        })?;
+    let workers = dataplane::workers(ports, capacity, Seeds([first, second])).map_err(|cause| {
+        let (flows_v4, flows_v6) = (capacity.flows_v4, capacity.flows_v6);
+        RunError::Memory { flows_v4, flows_v6, cause }
+    })?;
     let schedulers = Schedulers::new(host, workers.len(), third);
     let mut seats = Vec::new();
     let mut threads = Vec::new();
@@ -292,6 +291,9 @@ async fn serve(supervisor: &Arc<Mutex<Supervisor>>, signals: &mut Signals) {
 }
 
 async fn keep_house(supervisor: &mut Supervisor) {
+    if !supervisor.services().has_removed() {
+        return;
+    }
     let before = supervisor.services().clone();
     match supervisor.free_idle().await {
         Ok(freed) => {
@@ -309,23 +311,16 @@ async fn keep_house(supervisor: &mut Supervisor) {
 }
 
 async fn reload(supervisor: &mut Supervisor) {
-    let path = supervisor.config_path.clone();
-    let result = match Config::read(&path, plugin_host::STOCK) {
-        Ok(config) => supervisor.reload(config).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    match result {
+    match supervisor.read_config_anew().await {
         Ok(remarks) => {
-            supervisor.reloads.0 += 1;
-            say!("{} read anew", path.display());
+            say!("{} read anew", supervisor.config_path.display());
             for remark in remarks {
                 warn!("{remark}");
             }
         }
-        Err(reason) => {
-            supervisor.reloads.1 += 1;
+        Err(error) => {
             warn!("the config is not applied, nothing has changed:");
-            for line in reason.lines() {
+            for line in error.to_string().lines() {
                 warn!("{line}");
             }
         }

@@ -325,6 +325,12 @@ impl Services {
         Ok(())
     }
 
+    /// Whether anything is removed and not yet gone.
+    pub fn has_removed(&self) -> bool {
+        self.services.iter().flatten().any(|service| service.removed)
+            || self.servers.iter().flatten().any(|server| server.state != ServerState::Serving)
+    }
+
     /// One check: frees the indices of what is removed and had no flow in this check and the one
     /// before. To be called when every worker has adopted the present state, and not more often
     /// than a flow can be on its way between two workers.

@@ -5,7 +5,7 @@
 //! to all workers, and it is done when each of them has adopted it. Whatever fails before that
 //! changes nothing.
 
-use crate::config::{Config, ServiceConfig};
+use crate::config::{Config, ConfigError, ServiceConfig};
 use crate::neighbors::Neighbors;
 use crate::reload;
 use crate::schedulers::{Changes, Schedulers};
@@ -46,6 +46,17 @@ pub enum ChangeError {
         /// Its interface and queue.
         place: String,
     },
+}
+
+/// Why a reload did not take place.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is of no use.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What it says cannot be done.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
 }
 
 /// A served interface.
@@ -213,9 +224,19 @@ impl Supervisor {
         Ok(changed)
     }
 
-    /// Applies what is different between the config in force and `config`. Returns what an
-    /// operator should hear about it.
-    pub async fn reload(&mut self, config: Config) -> Result<Vec<String>, ChangeError> {
+    /// Reads the config file anew and applies what is different. Returns what an operator should
+    /// hear about it.
+    pub async fn read_config_anew(&mut self) -> Result<Vec<String>, ReloadError> {
+        let result = match Config::read(&self.config_path, plugin_host::STOCK) {
+            Ok(config) => self.reload(config).await.map_err(ReloadError::from),
+            Err(error) => Err(error.into()),
+        };
+        let (ok, failed) = &mut self.reloads;
+        *if result.is_ok() { ok } else { failed } += 1;
+        result
+    }
+
+    async fn reload(&mut self, config: Config) -> Result<Vec<String>, ChangeError> {
         let former = self.config.services.clone();
         let changed = config.settings != self.config.settings;
         let settings = changed.then_some(config.settings);

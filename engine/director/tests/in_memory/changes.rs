@@ -244,3 +244,27 @@ fn what_needs_a_restart_is_said() {
     }
     assert_eq!(world.reload(CONFIG), [] as [String; 0]);
 }
+
+#[test]
+fn a_file_that_makes_no_sense_changes_nothing() {
+    let world = World::new();
+    let before = servers_of(&world, 0..10);
+    let listed = world.services();
+    for (bad, expected) in [
+        (CONFIG.replace("[[interface]]", "[[interface"), ":4:"),
+        (CONFIG.replace("\"rr\"", "\"x\""), ":9:13: unknown scheduler"),
+        (CONFIG.replace("172.17.100.2", "172.17.100.1"), "already in line 11"),
+    ] {
+        let error = world.reload_text(&bad).unwrap_err();
+        assert!(error.contains("director.toml:") && error.contains(expected), "{error}");
+    }
+    std::fs::remove_file(world.folder.join("director.toml")).unwrap();
+    assert_eq!(world.services(), listed);
+    assert_eq!(world.supervisor().reloads, (0, 3));
+    // What is compared with next time is the last file that made sense.
+    assert_eq!(world.reload(CONFIG), [] as [String; 0]);
+    assert_eq!(world.services(), listed);
+    for (number, server) in (0..10).zip(&before) {
+        assert_eq!(world.send((number % 2) as usize, &tcp_of(number, "A")), *server);
+    }
+}

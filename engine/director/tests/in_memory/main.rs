@@ -5,4 +5,6 @@ mod api;
 mod changes;
 mod commands;
 mod metrics;
+mod raised;
+mod worker_threads;
 mod world;

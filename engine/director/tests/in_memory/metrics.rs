@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Metrics of what a director in memory does not have: XDP programs and AF_XDP sockets.
 const OF_THE_KERNEL: [&str; 2] = ["shunt_queue_", "shunt_interface_packets_"];
 
-struct Family {
+pub struct Family {
     help: String,
     kind: String,
     /// Labels and value of each series, `le` and suffix aside.
     series: Vec<(BTreeMap<String, String>, f64)>,
 }
 
-fn read(world: &World) -> BTreeMap<String, Family> {
+pub fn read(world: &World) -> BTreeMap<String, Family> {
     let text = world.ask("GET", "/metrics", "").unwrap();
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut helps = BTreeMap::new();
@@ -53,7 +53,7 @@ fn read_labels(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn value(families: &BTreeMap<String, Family>, name: &str, labels: &[(&str, &str)]) -> f64 {
+pub fn value(families: &BTreeMap<String, Family>, name: &str, labels: &[(&str, &str)]) -> f64 {
     let family = families.get(name).unwrap_or_else(|| panic!("no {name}"));
     let matching = family.series.iter().filter(|(of, _)| {
         labels.iter().all(|(label, value)| of.get(*label).is_some_and(|found| found == value))

@@ -1,7 +1,7 @@
 //! A director in memory: the real supervisor, workers, plugins and API; packets come from a test
 //! instead of a NIC, neighbors from a test instead of the kernel.
 
-use dataplane::{Handle, Seeds, Worker};
+use dataplane::{DropReason, Handle, Seeds, Worker};
 use director::config::Config;
 use director::listen::{self, SocketFile};
 use director::neighbors::{KernelState, Reach};
@@ -139,8 +139,14 @@ impl World {
 
     /// The file is changed and the director told.
     pub fn reload(&self, config: &str) -> Vec<String> {
-        let config = Config::parse(config, plugin_host::STOCK).unwrap();
-        block_on(async { self.supervisor.lock().await.reload(config).await.unwrap() })
+        self.reload_text(config).unwrap()
+    }
+
+    /// The same with a file that may be wrong.
+    pub fn reload_text(&self, config: &str) -> Result<Vec<String>, String> {
+        std::fs::write(self.folder.join("director.toml"), config).unwrap();
+        let reload = async { self.supervisor.lock().await.read_config_anew().await };
+        block_on(reload).map_err(|error| error.to_string())
     }
 
     /// Time passes: one look for indices that came free.
@@ -172,7 +178,57 @@ impl World {
         server
     }
 
-    /// Asks the API. Returns status and body.
+    /// What a worker dropped for this reason.
+    pub fn dropped(&self, worker: usize, reason: DropReason) -> u64 {
+        let supervisor = self.supervisor();
+        supervisor.workers[worker].handle.memory.counters().read().dropped[reason as usize]
+    }
+
+    /// A packet arrives on a worker's queue while the TX ring is full.
+    pub fn without_room_to_send(&self, worker: usize, packet: &[u8]) {
+        let mut worker = self.worker(worker);
+        worker.port_mut().limit_tx_ring(0);
+        assert!(worker.port_mut().inject(packet));
+        worker.turn(clock::now());
+        worker.port_mut().limit_tx_ring(FRAMES as usize);
+    }
+
+    /// The packet arrives until no frame is left to receive into.
+    pub fn flood(&self, worker: usize, packet: &[u8]) {
+        let mut worker = self.worker(worker);
+        while worker.port_mut().inject(packet) {}
+        while worker.turn(clock::now()) > 0 {
+            worker.port_mut().sent();
+        }
+        worker.port_mut().sent();
+    }
+
+    /// A packet arrives while a change is on its way, so that the worker adopts the change in the
+    /// turn that receives the packet.
+    pub fn arrive_during(&self, worker: usize, packet: &[u8], change: impl FnOnce() + Send) {
+        let mut held = self.worker(worker);
+        assert!(held.port_mut().inject(packet));
+        thread::scope(|scope| {
+            let change = scope.spawn(change);
+            while self.supervisor.try_lock().is_ok() && !change.is_finished() {
+                thread::yield_now();
+            }
+            // It waits for the worker now, or is about to send what the worker is to adopt.
+            thread::sleep(Duration::from_millis(2));
+            drop(held);
+        });
+    }
+
+    /// The kernel's routes now say that a server is not on the link.
+    pub fn neighbor_is_elsewhere(&self, host: u8) {
+        block_on(async {
+            let mut supervisor = self.supervisor.lock().await;
+            supervisor.neighbors.place(rs(host), Reach::Impossible("a test says so".into()));
+            supervisor.publish().await.unwrap();
+        });
+    }
+
+    /// Asks the API. Returns the body, or what the refusal says.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         block_on(client::ask(&self.socket, method, path, body.to_owned()))
