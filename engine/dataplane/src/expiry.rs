@@ -99,3 +99,94 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
         self.position += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::V4;
+    use crate::flow_key::{FlowHasher, Seeds, key_v4};
+    use crate::flow_state::FlowState;
+    use crate::flow_table::{Flow, Room, tests::LOOKS};
+    use crate::peers::Peers;
+    use crate::worker_memory::{Capacity, WorkerMemory};
+    use crate::{ServerIndex, ServiceIndex};
+    use std::sync::Arc;
+
+    const FLOWS: u32 = 1_000_000;
+
+    /// A decider whose table holds a million flows that end after 60 s.
+    fn full() -> Decider {
+        let memory = WorkerMemory::new(Capacity { flows_v4: FLOWS as usize, flows_v6: 0 }).unwrap();
+        let hasher = FlowHasher::new(Seeds([3, 4]));
+        let mut decider = Decider::new(Arc::new(memory), Peers::default(), hasher);
+        let flow = Flow::new(ServerIndex(0), FlowState::SynRecv, 0);
+        for number in 0..FLOWS {
+            let key = key_v4(number.to_be_bytes(), 7, ServiceIndex(0));
+            let (hash, table) = (hasher.hash(&key), &decider.memory.flows_v4);
+            let room = table.make_room(hash, |_| false, |key| hasher.hash(key));
+            let Room::Free(place) = room else { panic!("no room") };
+            table.put(place, &key, hash, flow);
+        }
+        decider.counts.flows_v4 = FLOWS.into();
+        decider
+    }
+
+    /// The most looks that a step over so many buckets takes if every entry ends: to see which
+    /// there are and their values, to fade an overflow, and to take all out.
+    fn looks_max(buckets: usize) -> usize {
+        let remove = 2 * crate::flow_table::PROBE_MAX + 1;
+        buckets * (4 * (2 + remove) + 2)
+    }
+
+    #[test]
+    fn a_million_flows_that_end_at_once_end_step_by_step() {
+        for (idle, buckets) in [(false, BUCKETS_BUSY), (true, BUCKETS_IDLE)] {
+            let mut decider = full();
+            let mut sweep = Sweep::new(V4);
+            let mut now = 61_000;
+            let mut steps = 0;
+            while decider.counts.flows_v4 != 0 {
+                let (ended, before) = (decider.counts.flows_expired, LOOKS.get());
+                sweep.step(&mut decider, Moment::new(now), idle);
+                let ended = decider.counts.flows_expired - ended;
+                assert!(ended <= 4 * buckets as u64, "{ended} flows in a step");
+                assert!(LOOKS.get() - before <= looks_max(buckets));
+                now += 1;
+                steps += 1;
+                assert!(steps < PASS, "a turn a millisecond is enough");
+            }
+            assert_eq!(decider.counts.flows_expired, FLOWS.into());
+        }
+    }
+
+    #[test]
+    fn an_overflow_fades_once_a_pass_and_at_most_as_often_as_said() {
+        const MARK: u32 = 4_000;
+        const PASSES: Millis = 10;
+        let memory = WorkerMemory::new(Capacity { flows_v4: 500, flows_v6: 0 }).unwrap();
+        let hasher = FlowHasher::new(Seeds([3, 4]));
+        let mut decider = Decider::new(Arc::new(memory), Peers::default(), hasher);
+        let memory = decider.memory.clone();
+        let table = &memory.flows_v4;
+        for start in (0..table.bucket_count()).step_by(9) {
+            for bucket in 0..table.bucket_count() {
+                table.set_overflow_mark(bucket, MARK);
+            }
+            let mut sweep = Sweep::new(V4);
+            sweep.position = start;
+            // A whole pass is due at first, as after a long sleep, and passes out of the rhythm
+            // come in between.
+            for now in (PASS..=PASS * (PASSES + 1)).step_by(40) {
+                if now % 10_000 == 0 {
+                    sweep.hurry(&decider);
+                }
+                sweep.step(&mut decider, Moment::new(now), now % 3 == 0);
+            }
+            let most = sweeps_in(((PASSES * PASS) >> TICK_SHIFT) as Ticks);
+            for bucket in 0..table.bucket_count() {
+                let fades = MARK - table.overflow_mark(bucket);
+                assert!((PASSES as u32..=most).contains(&fades), "{fades}, {most} at most");
+            }
+        }
+    }
+}

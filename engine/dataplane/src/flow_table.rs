@@ -17,6 +17,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 use xsk::Words;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 /// Entries in a bucket.
 const BUCKET: usize = 4;
 /// Buckets in which a flow may live. Bounds every search, insertion and removal.
@@ -129,6 +132,14 @@ pub type FlowsV6 = FlowTable<3, 16>;
 
 type Bucket<const WORDS: usize> = [AtomicU64; WORDS];
 
+/// Called where slots are looked at, so that the tests can bound the work of every operation.
+#[inline(always)]
+fn count_looks(slots: usize) {
+    #[cfg(test)]
+    tests::LOOKS.set(tests::LOOKS.get() + slots);
+    let _ = slots;
+}
+
 impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     const VALUES: usize = {
         assert!(WORDS == BUCKET * (KEY + 1));
@@ -229,12 +240,14 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     /// Whether the entry holds `key`, for another thread than the writer's. The tag comes first:
     /// `put` writes it last, so the words read behind it are those that it was written with.
     fn holds(bucket: &Bucket<WORDS>, slot: usize, key: &[u64; KEY]) -> bool {
+        count_looks(1);
         (0..KEY).rev().all(|word| bucket[BUCKET * word + slot].load(Acquire) == key[word])
     }
 
     /// The slot of the bucket that holds `key`. Four comparisons and no branch.
     #[inline]
     fn match_slot(bucket: &Bucket<WORDS>, key: &[u64; KEY]) -> Option<usize> {
+        count_looks(BUCKET);
         let mut mask = 0;
         for slot in 0..BUCKET {
             let mut equal = true;
@@ -248,15 +261,18 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
 
     #[inline]
     fn value(bucket: &Bucket<WORDS>, slot: usize) -> Flow {
+        count_looks(1);
         Flow(bucket[Self::VALUES + slot].load(Relaxed))
     }
 
     #[inline]
     fn set_value(bucket: &Bucket<WORDS>, slot: usize, value: Flow) {
+        count_looks(1);
         bucket[Self::VALUES + slot].store(value.0, Relaxed);
     }
 
     fn is_free(bucket: &Bucket<WORDS>, slot: usize) -> bool {
+        count_looks(1);
         bucket[Self::TAGS + slot].load(Relaxed) == 0
     }
 
