@@ -1,13 +1,14 @@
 //! What does a call of a plugin cost, beside the same scheduler compiled natively?
 //!
-//! `cargo bench -p plugin_host --bench scheduler_call`
+//! `cargo bench -p plugin_host --bench scheduler_call [-- FILE.wasm...]`, where the files are
+//! plugins to be measured, too.
 //!
 //! Each figure is the median of paired rounds: in each round the plugin and the native version
 //! make the same number of choices, one after the other, so that a slow moment of the machine
 //! meets both.
 
-use dataplane::{Candidate, Load, NewFlow};
-use plugin_host::{Limits, Placement, PluginHost, STOCK};
+use dataplane::{Candidate, Load, NewFlow, Scheduler};
+use plugin_host::{Limits, Placement, Plugin, PluginHost, STOCK};
 use shunt_sdk::Flow;
 use shunt_sdk::testing::Host;
 use std::hint::black_box;
@@ -23,46 +24,71 @@ fn main() {
     plugin_host::prepare_worker_thread();
     let host = PluginHost::new(Limits::default()).expect("the default limits are good");
     println!("ns a choice, median of {ROUNDS} rounds of {CALLS_PER_ROUND} (plugin / native)\n");
-    print!("| scheduler |");
-    SIZES.iter().for_each(|size| print!(" {size} servers |"));
-    println!("\n|---|{}", "---|".repeat(SIZES.len()));
-    row(&host, "rr", Host::<rr::RoundRobin>::new);
-    row(&host, "wrr", Host::<wrr::WeightedRoundRobin>::new);
-    row(&host, "lc", Host::<lc::LeastConnection>::new);
+    row("scheduler", SIZES.map(|size| format!("{size} servers")));
+    println!("|---|{}", "---|".repeat(SIZES.len()));
+    stock_row(&host, "rr", Host::<rr::RoundRobin>::new);
+    stock_row(&host, "wrr", Host::<wrr::WeightedRoundRobin>::new);
+    stock_row(&host, "lc", Host::<lc::LeastConnection>::new);
+    for file in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
+        let wasm = std::fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let plugin = host.load(&file, &wasm).unwrap_or_else(|error| panic!("{error}"));
+        row(&file, SIZES.map(|size| format!("{:.1}", median(choices(&plugin, size)))));
+    }
     println!();
     control_thread(&host);
     first_calls(&host);
 }
 
-/// One scheduler over all sizes.
-fn row<S: shunt_sdk::Scheduler>(
+fn row(name: &str, figures: [String; SIZES.len()]) {
+    println!("| {name} | {} |", figures.join(" | "));
+}
+
+/// A stock plugin and its native version over all sizes.
+fn stock_row<S: shunt_sdk::Scheduler>(
     host: &PluginHost,
     name: &str,
     native: fn(usize, usize) -> Host<S>,
 ) {
     let plugin = host.stock(name).expect("a stock plugin");
-    print!("| {name} |");
-    for size in SIZES {
-        let (mut scheduler, _) = plugin.scheduler(ALONE).expect("an instance");
+    let figures = SIZES.map(|size| {
         let mut native = native(0, 1);
-        let weights: Vec<u32> = (0..size as u32).map(|slot| 1 + slot % 4).collect();
-        scheduler.servers_changed(&candidates(&weights)).expect("an update");
-        native.set_weights(&weights);
-        for slot in 0..size {
-            // No order that a branch predictor could learn.
-            let active = (slot as u32).wrapping_mul(2_654_435_761) >> 20;
-            scheduler.load_changed(slot, Load { active, inactive: 3 });
-            native.set_load(slot, active, 3);
-        }
-        let flow = Flow::default();
+        native.set_weights(&weights(size));
+        (0..size).for_each(|slot| native.set_load(slot, active(slot), 3));
         let (mut plugin_times, mut native_times) = (Vec::new(), Vec::new());
+        let mut scheduler = loaded(&plugin, size);
         for _ in 0..ROUNDS {
             plugin_times.push(time(|| scheduler.choose(black_box(&FLOW)).expect("a choice")));
+            let flow = Flow::default();
             native_times.push(time(|| native.choose(black_box(&flow)).expect("a choice")));
         }
-        print!(" {:.1} / {:.1} |", median(plugin_times), median(native_times));
+        format!("{:.1} / {:.1}", median(plugin_times), median(native_times))
+    });
+    row(name, figures);
+}
+
+/// Times of a choice of any plugin over so many servers.
+fn choices(plugin: &Plugin, size: usize) -> Vec<f64> {
+    let mut scheduler = loaded(plugin, size);
+    (0..ROUNDS).map(|_| time(|| scheduler.choose(black_box(&FLOW)).expect("a choice"))).collect()
+}
+
+/// An instance over so many servers with connections.
+fn loaded(plugin: &Plugin, size: usize) -> Box<dyn Scheduler> {
+    let (mut scheduler, _) = plugin.scheduler(ALONE).expect("an instance");
+    scheduler.servers_changed(&candidates(&weights(size))).expect("an update");
+    for slot in 0..size {
+        scheduler.load_changed(slot, Load { active: active(slot), inactive: 3 });
     }
-    println!();
+    scheduler
+}
+
+fn weights(size: usize) -> Vec<u32> {
+    (0..size as u32).map(|slot| 1 + slot % 4).collect()
+}
+
+/// Active connections, in no order that a branch predictor could learn.
+fn active(slot: usize) -> u32 {
+    (slot as u32).wrapping_mul(2_654_435_761) >> 20
 }
 
 /// What the control thread pays.

@@ -17,6 +17,7 @@ mod error;
 mod host;
 mod latency;
 mod limits;
+mod pages;
 mod plugin;
 mod running;
 mod table;

@@ -1,7 +1,8 @@
 //! A checked and compiled plugin, and instances of it.
 
 use crate::check::{Facts, check};
-use crate::running::{Failed, Running};
+use crate::pages::Pages;
+use crate::running::Running;
 use crate::wasm_scheduler::WasmScheduler;
 use crate::{Error, Latency, Limits, Refusal};
 use dataplane::{Instance, Scheduler};
@@ -26,6 +27,8 @@ struct Inner {
     digest: String,
     size: usize,
     capacity: usize,
+    /// Those that a worker's calls write.
+    pages: Pages,
 }
 
 /// Where an instance will work.
@@ -63,6 +66,7 @@ impl Plugin {
         let trial = Placement { worker: 0, workers: 1, seed: 0 };
         let running = Running::start(engine, &module, &facts, &limits, trial)
             .map_err(|failed| failed.of(name))?;
+        let capacity = running.layout.capacity;
         let digest =
             Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let inner = Inner {
@@ -74,7 +78,8 @@ impl Plugin {
             facts,
             digest,
             size: wasm.len(),
-            capacity: running.layout.capacity,
+            capacity,
+            pages: Pages::written_by_calls(running, &limits),
         };
         Ok(Plugin { inner: Arc::new(inner) })
     }
@@ -111,8 +116,8 @@ impl Plugin {
         self.inner.capacity
     }
 
-    /// Makes an instance for one virtual service on one worker. Maps memory and runs the plugin's
-    /// `shunt_init`: for the control thread.
+    /// Makes an instance for one virtual service on one worker. Maps memory, touches what the
+    /// worker's calls will, and runs the plugin's `shunt_init`: for the control thread.
     pub fn instantiate(&self, placement: Placement) -> Result<Prepared, Error> {
         let (scheduler, latency) = self.scheduler(placement)?;
         Ok(Prepared { instance: Instance::new(scheduler), latency })
@@ -124,14 +129,12 @@ impl Plugin {
         placement: Placement,
     ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
         let latency = Arc::new(Latency::default());
-        let running = self.start(placement).map_err(|failed| failed.of(&self.inner.name))?;
-        let scheduler = WasmScheduler::new(running, &self.inner.limits, latency.clone());
+        let Inner { engine, module, facts, limits, name, pages, .. } = &*self.inner;
+        let mut running = Running::start(engine, module, facts, limits, placement)
+            .map_err(|failed| failed.of(name))?;
+        pages.touch(&mut running);
+        let scheduler = WasmScheduler::new(running, limits, latency.clone());
         Ok((Box::new(scheduler), latency))
-    }
-
-    fn start(&self, placement: Placement) -> Result<Running, Failed> {
-        let Inner { engine, module, facts, limits, .. } = &*self.inner;
-        Running::start(engine, module, facts, limits, placement)
     }
 }
 

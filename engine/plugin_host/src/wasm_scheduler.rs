@@ -43,6 +43,11 @@ impl WasmScheduler {
         }
     }
 
+    /// The instance's linear memory.
+    pub fn memory(&self) -> &[u8] {
+        self.running.memory.data(&self.running.store)
+    }
+
     fn call_update(&mut self) -> Result<(), Failure> {
         let Running { store, update, .. } = &mut self.running;
         let Some(update) = update else { return Ok(()) };

@@ -79,15 +79,21 @@ impl WeightedRoundRobin {
         if self.next >= slots {
             return None;
         }
-        let from = (first + self.next) % slots;
+        let from = wrap(first + self.next, slots);
         let slot = servers.next_that(from, |server| server.weight >= self.threshold)?;
-        let steps = (slot + slots - first) % slots;
+        let steps = wrap(slot + slots - first, slots);
         // Otherwise it was found beyond the end of the round, among those at its beginning.
         (steps >= self.next).then(|| {
             self.next = steps + 1;
             slot
         })
     }
+}
+
+/// A place in a circle of `slots`, from one that may be in the second round. A division would be
+/// the dearest part of a call.
+fn wrap(place: usize, slots: usize) -> usize {
+    if place < slots { place } else { place - slots }
 }
 
 /// Greatest common divisor, where 0 is a multiple of everything.
