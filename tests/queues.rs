@@ -3,7 +3,7 @@
 mod common;
 
 use common::metrics::Metrics;
-use common::{PATIENCE, Site, dns, http, service};
+use common::{PATIENCE, Site, dns, http, service, steer};
 use lab::{Config, Director, Family, HttpClient, Plan, Topology, UdpClient, get_once};
 use std::collections::BTreeMap;
 
@@ -22,26 +22,6 @@ fn start() -> (Director, Site) {
     );
     let director = site.start(&config);
     (director, site)
-}
-
-/// Sends everything for the director to one of its queues: on a veth, the receiving queue is the
-/// sender's transmit queue, and XPS (Documentation/networking/scaling.rst) maps cores to those.
-/// `None`: as the sender's hash has it.
-fn steer(topology: &Topology, queue: usize) {
-    // The other queue's cores first: what none is mapped to falls back to the hash.
-    for (transmit, cores) in [(1 - queue, "0"), (queue, &all_cores())] {
-        let file = format!("/sys/class/net/director/queues/tx-{transmit}/xps_cpus");
-        topology.switch.write_sys(&file, cores).unwrap();
-    }
-}
-
-/// The machine's cores as a bit mask in hexadecimal, a comma between each 32.
-fn all_cores() -> String {
-    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
-    let last: usize = possible.trim().rsplit(['-', ',']).next().unwrap().parse().unwrap();
-    let mut words = vec![(1u64 << (last % 32 + 1)) - 1];
-    words.extend(vec![0xffff_ffff; last / 32]);
-    words.iter().map(|word| format!("{word:x}")).collect::<Vec<_>>().join(",")
 }
 
 fn received(topology: &Topology) -> [f64; 2] {
@@ -92,7 +72,7 @@ fn each_worker_has_its_share_and_alternates() {
         }
     }
     for queue in 0..2 {
-        steer(&site.topology, queue);
+        steer(&site.topology, 2, queue);
         for protocol in ["tcp", "udp"] {
             for family in FAMILIES {
                 let answers = ask(&site.topology, protocol, family, 20);
@@ -130,7 +110,7 @@ impl Flow {
 #[test]
 fn a_flow_that_changes_queues_keeps_its_real_server() {
     let (director, site) = start();
-    steer(&site.topology, 0);
+    steer(&site.topology, 2, 0);
     let mut flows: Vec<(Flow, String)> = Vec::new();
     for protocol in ["tcp", "udp"] {
         for family in FAMILIES {
@@ -144,7 +124,7 @@ fn a_flow_that_changes_queues_keeps_its_real_server() {
     let count = flows.len() as f64;
     let mut counted = received(&site.topology);
     for (round, queue) in [1, 0, 1, 0].into_iter().enumerate() {
-        steer(&site.topology, queue);
+        steer(&site.topology, 2, queue);
         for (number, (flow, real_server)) in flows.iter_mut().enumerate() {
             assert_eq!(
                 flow.ask(&format!("round {round}")),

@@ -22,7 +22,11 @@ impl Metrics {
     /// Fetches them from inside the director's namespace.
     pub fn fetch(director: &Netns) -> Metrics {
         let answer = get_once(director, METRICS.parse().unwrap(), "/metrics").unwrap();
-        let text = String::from_utf8(answer.body).unwrap();
+        Metrics::parse(String::from_utf8(answer.body).unwrap())
+    }
+
+    /// Reads the exposition format.
+    pub fn parse(text: String) -> Metrics {
         let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let samples = samples.map(|line| parse(line).unwrap_or_else(|| panic!("{line}"))).collect();
         Metrics { text, samples }

@@ -119,6 +119,27 @@ pub fn list(director: &Director) -> Option<Vec<ServiceView>> {
     Some(view.services)
 }
 
+/// Sends everything for the director to one of its queues: on a veth, the receiving queue is the
+/// sender's transmit queue, and XPS (Documentation/networking/scaling.rst) maps cores to those.
+/// Without this it is as the sender's hash has it.
+pub fn steer(topology: &Topology, queues: usize, queue: usize) {
+    // The other queues' cores first: a core that is mapped to none falls back to the hash.
+    let others = (0..queues).filter(|&other| other != queue).map(|other| (other, "0".to_owned()));
+    for (transmit, cores) in others.chain([(queue, all_cores())]) {
+        let file = format!("/sys/class/net/director/queues/tx-{transmit}/xps_cpus");
+        topology.switch.write_sys(&file, &cores).unwrap();
+    }
+}
+
+/// The machine's cores as a bit mask in hexadecimal, a comma between each 32.
+fn all_cores() -> String {
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
+    let last: usize = possible.trim().rsplit(['-', ',']).next().unwrap().parse().unwrap();
+    let mut words = vec![(1u64 << (last % 32 + 1)) - 1];
+    words.extend(vec![0xffff_ffff; last / 32]);
+    words.iter().map(|word| format!("{word:x}")).collect::<Vec<_>>().join(",")
+}
+
 /// The address of the HTTP service.
 pub fn http(family: Family) -> SocketAddr {
     SocketAddr::new(vip(family), HTTP)
