@@ -5,6 +5,7 @@ mod common;
 use allocation_counter::{AllocationInfo, measure};
 use common::*;
 use dataplane::Load;
+use nix::sys::resource::{UsageWho, getrusage};
 use plugin_host::{Placement, STOCK};
 use std::net::Ipv6Addr;
 use std::thread;
@@ -100,6 +101,28 @@ fn failing_calls_on_one_thread_do_not_disturb_another() {
         call += 1;
     }
     failing.join().unwrap();
+}
+
+/// A page fault costs more than a hundred calls.
+#[test]
+fn the_first_calls_find_their_memory_in_place() {
+    let faults = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().minor_page_faults();
+    plugin_host::prepare_worker_thread();
+    let servers = candidates(&[1; 64]);
+    for &name in STOCK {
+        let plugin = host().stock(name).unwrap();
+        let mut faults: Vec<_> = (0..15)
+            .map(|_| {
+                let (mut scheduler, _) = plugin.scheduler(ALONE).unwrap();
+                let before = faults();
+                scheduler.servers_changed(&servers).unwrap();
+                scheduler.choose(&FLOW).unwrap();
+                faults() - before
+            })
+            .collect();
+        faults.sort_unstable();
+        assert_eq!(faults[7], 0, "{name}: {faults:?}");
+    }
 }
 
 #[test]
