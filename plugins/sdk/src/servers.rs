@@ -112,3 +112,53 @@ fn least(keys: &[f64], count: usize) -> f64 {
 fn smaller(one: f64, other: f64) -> f64 {
     if one < other { one } else { other }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(weights: &[u32]) -> Vec<Server> {
+        weights.iter().map(|&weight| Server { weight, ..Server::default() }).collect()
+    }
+
+    #[test]
+    fn the_search_goes_around_once() {
+        let records = records(&[1, 0, 1, 0]);
+        let servers = Servers::new(&records, &[]);
+        let found: Vec<_> = (0..6).map(|from| servers.next_available(from)).collect();
+        assert_eq!(found, [0, 2, 2, 0, 0, 0].map(Some));
+        assert_eq!(servers.next_that(1, |server| server.weight > 1), None);
+        assert_eq!(Servers::new(&[], &[]).next_available(0), None);
+    }
+
+    #[test]
+    fn workers_begin_at_the_servers_that_take_new_flows() {
+        let records = records(&[0, 1, 0, 5]);
+        let servers = Servers::new(&records, &[]);
+        let slots: Vec<_> = (0..4).map(|worker| servers.starting_slot(worker)).collect();
+        assert_eq!(slots, [1, 3, 1, 3].map(Some));
+        assert_eq!(Servers::new(&records[..1], &[]).starting_slot(7), None);
+    }
+
+    #[test]
+    fn the_least_key_is_found_wherever_it_is() {
+        for count in [1, 15, 16, 17, 31, 32, 33, 64, 1000, 1024] {
+            let records = records(&vec![1; count]);
+            for slot in 0..count {
+                let mut keys = vec![f64::INFINITY; 1024];
+                for (other, key) in keys.iter_mut().enumerate().take(count) {
+                    let active = if other == slot { 3 } else { 4 };
+                    *key = Server { active, ..records[0] }.load_key(other);
+                }
+                assert_eq!(Servers::new(&records, &keys).least_connections(), Some(slot));
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "const NEEDS: Needs = Needs::LOAD")]
+    fn loads_that_were_not_asked_for() {
+        let records = records(&[1]);
+        Servers::new(&records, &[]).least_connections();
+    }
+}
