@@ -83,8 +83,10 @@ impl Bench {
         };
         let mut bench = Bench { worker, handle, flows, next: 0, now: 1_000_000 };
         assert!(bench.handle.mailbox.send(Box::new(update)).is_ok());
+        let mut packet = template();
+        address(&mut packet, 0, SYN);
         for _ in 0..FRAMES_IN_USE {
-            assert!(bench.worker.port_mut().inject(&template()));
+            assert!(bench.worker.port_mut().inject(&packet));
         }
         while bench.worker.turn(bench.now / 1000) != 0 {}
         bench
