@@ -46,17 +46,20 @@ const PASSED_BY: usize = 0;
 const OVERFLOW: usize = 1;
 
 impl Flow {
+    /// A flow of `server` in `state`, whose last packet came at `seen`.
     #[inline]
     pub fn new(server: ServerIndex, state: FlowState, seen: Ticks) -> Flow {
         let (seen, server) = (u64::from(seen), u64::from(server.0));
         Flow(seen << SEEN_SHIFT | server << SERVER_SHIFT | state.to_bits())
     }
 
+    /// Where it goes.
     #[inline]
     pub fn server(self) -> ServerIndex {
         ServerIndex((self.0 >> SERVER_SHIFT) as u16)
     }
 
+    /// Its state.
     #[inline]
     pub fn state(self) -> FlowState {
         FlowState::from_bits(self.0)
@@ -68,12 +71,14 @@ impl Flow {
         (self.0 >> SEEN_SHIFT) as Ticks
     }
 
+    /// Whether its timeout is over.
     #[inline]
     pub fn is_expired(self, now: Ticks, lifetimes: &Lifetimes) -> bool {
         // Signed: another worker's clock, which `seen` may come from, can be a tick ahead.
         now.wrapping_sub(self.seen()) as i32 >= lifetimes.of(self.state()) as i32
     }
 
+    /// Whether its last packet came before `now`.
     #[inline]
     pub fn was_seen_before(self, now: Ticks) -> bool {
         (self.seen().wrapping_sub(now) as i32) < 0
