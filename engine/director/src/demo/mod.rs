@@ -4,6 +4,7 @@
 //! It shows, and it checks: what it claims about the schedulers and about lost requests is
 //! compared with what happened, and the exit code says whether it held.
 
+mod checks;
 mod narrator;
 mod scenes;
 mod traffic;
@@ -37,6 +38,8 @@ enum DemoError {
     Lab(#[from] lab::Error),
     #[error("cannot find this program's own file: {0}. Start it by its path")]
     OwnFile(std::io::Error),
+    #[error("cannot read the config that was just written: {0}")]
+    Config(std::io::Error),
     #[error("{0}")]
     Broken(String),
 }

@@ -76,19 +76,19 @@ impl Narrator {
 
     /// The network, with its names.
     pub(super) fn picture(&self, topology: &Topology) {
+        let vip = lab::vip(Family::V4);
         let prefix = topology.client.name().trim_end_matches("client").to_owned();
-        self.line(&format!(
-            "\
-client {client} --- router --- switch --+-- director {director}, VIP {vip}
-                                               +-- rs1 {rs1}, VIP on lo
-                                               +-- rs2 {rs2}, VIP on lo
-The real servers answer the client by way of the router; the director sees requests only.
-Namespaces: {prefix}{{client,router,director,switch,rs1,rs2}}",
-            client = lab::client_address(Family::V4),
-            director = lab::director_address(Family::V4),
-            vip = lab::vip(Family::V4),
-            rs1 = lab::real_server_address(1, Family::V4),
-            rs2 = lab::real_server_address(2, Family::V4),
-        ));
+        let wire = format!("client {} --- router --- switch ", lab::client_address(Family::V4));
+        let hosts = [
+            format!("director {}, VIP {vip}", lab::director_address(Family::V4)),
+            format!("rs1 {}, VIP on lo", lab::real_server_address(1, Family::V4)),
+            format!("rs2 {}, VIP on lo", lab::real_server_address(2, Family::V4)),
+        ];
+        self.line(&format!("{wire}--+-- {}", hosts[0]));
+        for host in &hosts[1..] {
+            self.line(&format!("{:width$}  +-- {host}", "", width = wire.len()));
+        }
+        self.line("The real servers answer the client by way of the router; the director sees requests only.");
+        self.line(&format!("Namespaces: {prefix}{{client,router,director,switch,rs1,rs2}}"));
     }
 }

@@ -2,9 +2,9 @@
 
 use super::narrator::Narrator;
 use super::traffic::Traffic;
-use super::{DemoError, PORT, REAL_SERVERS, Stage, name};
+use super::{DemoError, PORT, REAL_SERVERS, Stage, checks, name};
+use crate::views::ServicesView;
 use lab::{Family, METRICS, get_once};
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How long the MAC addresses may take to be found.
@@ -13,10 +13,12 @@ const READY_PATIENCE: Duration = Duration::from_secs(10);
 const PRINTED: usize = 8;
 /// Requests of a distribution: a multiple of every period that is shown.
 const COUNTED: usize = 40;
-/// Connections that are opened under `wrr` and stay open.
-const HELD_FIRST: usize = 8;
-/// Connections that are opened under `lc`: as many as it takes to be level, and two.
-const HELD_LATER: usize = 6;
+/// Connections that are opened under `rr` and stay open.
+const HELD_UNDER_RR: usize = 4;
+/// Likewise under `wrr`, which leaves them uneven.
+const HELD_UNDER_WRR: usize = 8;
+/// Likewise under `lc`: as many as it takes to be level, and two.
+const HELD_UNDER_LC: usize = 6;
 /// The weights that are shown.
 const WEIGHTS: [u16; REAL_SERVERS as usize] = [3, 1];
 
@@ -34,19 +36,20 @@ const KEY_METRICS: [&str; 8] = [
 
 /// shunt is up: says with which queues, and waits until it knows where the real servers are.
 pub(super) fn ready(stage: &Stage, begun: Instant, say: &Narrator) -> Result<(), DemoError> {
-    say.command(&format!("shunt run --config {}", stage.director.config().display()));
+    let config = stage.director.config();
+    say.command(&format!("cat {}", config.display()));
+    say.quote(&std::fs::read_to_string(config).map_err(DemoError::Config)?);
+    say.command(&format!("shunt run --config {}", config.display()));
     let resolved = || {
-        stage.director.shunt("list --json").is_ok_and(|list| {
-            list.matches("\"reachable\"").count() >= usize::from(REAL_SERVERS)
-        })
+        let Ok(list) = stage.director.shunt("list --json") else { return false };
+        let Ok(view) = serde_json::from_str::<ServicesView>(&list) else { return false };
+        let known = view.services.iter().flat_map(|service| &service.servers);
+        known.filter(|server| server.mac.is_some()).count() == usize::from(REAL_SERVERS)
     };
     let until = "shunt has found the real servers' MAC addresses";
     stage.director.process().wait_until(READY_PATIENCE, until, resolved)?;
     say.quote(&stage.director.process().output());
-    say.done(&format!(
-        "shunt forwards, {:.1} s after its start.",
-        begun.elapsed().as_secs_f32()
-    ));
+    say.done(&format!("shunt forwards, {:.1} s after its start.", begun.elapsed().as_secs_f32()));
     Ok(())
 }
 
@@ -66,14 +69,12 @@ pub(super) fn round_robin(traffic: &mut Traffic, say: &Narrator) -> Result<(), D
     }
     (PRINTED..COUNTED).for_each(|_| drop(traffic.request()));
     distribution(traffic, say);
-    let answers = traffic.last(COUNTED);
-    let alternates = answers.len() == COUNTED
-        && answers.windows(2).all(|pair| pair[0] != pair[1])
-        && answers.iter().collect::<BTreeSet<_>>().len() == usize::from(REAL_SERVERS);
-    if !alternates {
+    if !checks::alternate(traffic.last(COUNTED), COUNTED) {
         return Err(broken("the real servers do not alternate under rr", traffic));
     }
     say.done(&format!("{COUNTED} requests, and the real servers alternate without exception."));
+    (0..HELD_UNDER_RR).for_each(|_| drop(traffic.open_long()));
+    say.line(&format!("{HELD_UNDER_RR} connections are now held open, and keep asking."));
     Ok(())
 }
 
@@ -93,16 +94,13 @@ pub(super) fn weighted(
     traffic.go_on(COUNTED);
     say.line(&format!("The next requests went to {} ...", traffic.last(COUNTED)[..8].join(" ")));
     distribution(traffic, say);
-    let total: u16 = WEIGHTS.iter().sum();
-    for (number, weight) in (1..).zip(WEIGHTS) {
-        let expected = COUNTED * usize::from(weight) / usize::from(total);
-        if answered(traffic, &name(number)) != expected {
-            return Err(broken("wrr does not keep to the weights 3:1", traffic));
-        }
+    let counts: Vec<usize> = names().map(|name| answered(traffic, &name)).collect();
+    if !checks::keep_to_weights(&counts, &WEIGHTS, COUNTED) {
+        return Err(broken("wrr does not keep to the weights 3:1", traffic));
     }
     say.done("The shares are 3:1.");
-    (0..HELD_FIRST).for_each(|_| drop(traffic.open_long()));
-    say.line(&format!("{HELD_FIRST} connections are now held open: {}.", held(traffic)));
+    (0..HELD_UNDER_WRR).for_each(|_| drop(traffic.open_long()));
+    say.line(&format!("{} connections are now held open: {}.", traffic.held(), held(traffic)));
     Ok(())
 }
 
@@ -114,9 +112,10 @@ pub(super) fn least_connection(
 ) -> Result<(), DemoError> {
     say.step("Change to lc: a new connection goes where fewer are open");
     change_scheduler(stage, traffic, say, "lc")?;
-    for _ in 0..HELD_LATER {
-        let counts: Vec<usize> = names().map(|name| traffic.held_by(&name)).collect();
-        let fewest = counts.iter().min().copied().unwrap_or_default();
+    let counts =
+        |traffic: &Traffic| -> Vec<usize> { names().map(|name| traffic.held_by(&name)).collect() };
+    for _ in 0..HELD_UNDER_LC {
+        let fewest = counts(traffic).into_iter().min().unwrap_or_default();
         traffic.go_on(1);
         let Some(chosen) = traffic.open_long() else { continue };
         let had = traffic.held_by(&chosen) - 1;
@@ -126,8 +125,8 @@ pub(super) fn least_connection(
             return Err(broken(&what, traffic));
         }
     }
-    let counts: BTreeSet<usize> = names().map(|name| traffic.held_by(&name)).collect();
-    if counts.len() != 1 || traffic.held() != HELD_FIRST + HELD_LATER {
+    let all = HELD_UNDER_RR + HELD_UNDER_WRR + HELD_UNDER_LC;
+    if !checks::level(&counts(traffic), all) {
         return Err(broken("lc did not level the connections", traffic));
     }
     say.done("lc levelled what wrr had left uneven.");
@@ -165,11 +164,12 @@ pub(super) fn metrics(stage: &Stage, say: &Narrator) -> Result<(), DemoError> {
     let answer = get_once(&stage.topology.director, address, "/metrics")?;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     for key in KEY_METRICS {
-        let mut lines = text.lines().filter(|line| line.starts_with(key)).peekable();
-        if lines.peek().is_none() {
+        let mut lines: Vec<&str> = text.lines().filter(|line| line.starts_with(key)).collect();
+        if lines.is_empty() {
             return Err(DemoError::Broken(format!("the metrics hold no {key}")));
         }
-        lines.for_each(|line| say.quote(line));
+        lines.sort_unstable();
+        lines.iter().for_each(|line| say.quote(line));
     }
     Ok(())
 }
@@ -179,7 +179,7 @@ pub(super) fn next(stage: &Stage, hold: bool, say: &Narrator) {
     say.title(if hold {
         "Commands to try next, in another terminal:"
     } else {
-        "Commands to try next: `shunt demo --hold` keeps it up and prints them for you, such as"
+        "Commands to try next, once `shunt demo --hold` keeps all this up and prints them anew:"
     });
     let topology = &stage.topology;
     let vip = lab::vip(Family::V4);
