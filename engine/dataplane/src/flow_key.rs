@@ -29,6 +29,7 @@ fn fold(left: u64, right: u64) -> u64 {
 
 impl FlowHasher {
     /// The hash with these seeds.
+    /// The hash with these seeds.
     pub fn new(seeds: Seeds) -> FlowHasher {
         // Odd, so that no seed multiplies everything to zero.
         FlowHasher { first: seeds.0[0] | 1, second: seeds.0[1] | 1 }

@@ -47,6 +47,7 @@ const OVERFLOW: usize = 1;
 
 impl Flow {
     /// A flow of `server` in `state`, whose last packet came at `seen`.
+    /// A flow without a mark.
     #[inline]
     pub fn new(server: ServerIndex, state: FlowState, seen: Ticks) -> Flow {
         let (seen, server) = (u64::from(seen), u64::from(server.0));
@@ -54,11 +55,13 @@ impl Flow {
     }
 
     /// Where it goes.
+    /// Its real server.
     #[inline]
     pub fn server(self) -> ServerIndex {
         ServerIndex((self.0 >> SERVER_SHIFT) as u16)
     }
 
+    /// Its state.
     /// Its state.
     #[inline]
     pub fn state(self) -> FlowState {
@@ -72,12 +75,14 @@ impl Flow {
     }
 
     /// Whether its timeout is over.
+    /// Whether its state's timeout has passed.
     #[inline]
     pub fn is_expired(self, now: Ticks, lifetimes: &Lifetimes) -> bool {
         // Signed: another worker's clock, which `seen` may come from, can be a tick ahead.
         now.wrapping_sub(self.seen()) as i32 >= lifetimes.of(self.state()) as i32
     }
 
+    /// Whether its last packet came before `now`.
     /// Whether its last packet came before `now`.
     #[inline]
     pub fn was_seen_before(self, now: Ticks) -> bool {

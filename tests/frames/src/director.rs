@@ -120,7 +120,7 @@ impl Director {
         let mut origins = packets.iter();
         for sent in &sent {
             assert_eq!(sent[6..12], DIRECTOR_MAC, "the source is the director");
-            let origin = origins.find(|packet| packet[12..] == sent[12..]);
+            let origin = origins.find(|packet| packet.get(12..) == Some(&sent[12..]));
             assert!(origin.is_some(), "order is kept and only MAC addresses change");
         }
         self.check(worker);
