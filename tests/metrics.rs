@@ -6,21 +6,19 @@
 
 mod common;
 
+use common::in_process::{block_on, resolve, supervise};
 use common::metrics::Metrics;
 use common::{DNS, HTTP, PATIENCE, Site, http, service, wait_for_list};
 use dataplane::{Capacity, DropReason, Failure, Seeds};
-use director::config::Config as DirectorConfig;
 use director::metrics::{Kind, METRICS};
-use director::neighbors::{KernelState, Reach};
-use director::schedulers::Schedulers;
-use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
+use director::supervisor::{ServedInterface, WorkerSeat};
 use director::{clock, exposition};
 use lab::{
     Config, Director, Family, NIC, Plan, VirtualService, Wire, get_once, real_server_address, vip,
     wait_until,
 };
 use nix::sys::signal::Signal;
-use plugin_host::{Limits, PluginHost};
+use plugin_host::Limits;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -303,12 +301,12 @@ impl Rig {
     /// A queue that is added between the opening of an interface and the attaching of its program.
     fn a_queue_without_a_worker(self) -> BTreeSet<String> {
         self.director.stop(PATIENCE).unwrap();
-        let Rig { site, wire, .. } = self;
+        let Rig { site, wire, config, .. } = self;
         let topology = &site.topology;
         let watch = || {
             let opened = xsk::open(&InterfaceOptions::new(NIC)).unwrap();
             let served = ServedInterface::new(opened.name, opened.index, Some(opened.steer));
-            let mut supervisor = supervise(served, vec![], Limits::default());
+            let mut supervisor = supervise(&config, served, vec![], Limits::default());
             block_on(supervisor.begin()).unwrap();
             topology.director.channels(NIC, 3, 3).unwrap();
             topology.switch.channels("director", 3, 3).unwrap();
@@ -329,18 +327,6 @@ impl Rig {
     }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
-}
-
-/// The control plane of one interface, in this process.
-fn supervise(interface: ServedInterface, seats: Vec<WorkerSeat>, limits: Limits) -> Supervisor {
-    let text = Config::of(vec![tcp(HTTP)]).text("/unused".as_ref());
-    let config = DirectorConfig::parse(&text, plugin_host::STOCK).unwrap();
-    let schedulers = Schedulers::new(PluginHost::new(limits).unwrap(), seats.len(), 3);
-    Supervisor::new(config, "/unused".into(), vec![interface], seats, schedulers)
-}
-
 /// What the XDP program keeps from a worker, a kernel that takes no packets, a plugin that is at
 /// the end of its fuel.
 fn by_queues_in_memory() -> BTreeSet<String> {
@@ -351,7 +337,7 @@ fn by_queues_in_memory() -> BTreeSet<String> {
     let interface = ServedInterface::new(NIC.into(), 7, None);
     let out_of_fuel = Limits { schedule_fuel: 1, ..Limits::default() };
     let seats = vec![WorkerSeat::new(0, 0, 0, handle, None)];
-    let mut supervisor = supervise(interface, seats, out_of_fuel);
+    let mut supervisor = supervise(&Config::of(vec![tcp(HTTP)]), interface, seats, out_of_fuel);
     let stop = AtomicBool::new(false);
     let mut worker = thread::scope(|scope| {
         let turning = scope.spawn(|| {
@@ -362,13 +348,7 @@ fn by_queues_in_memory() -> BTreeSet<String> {
             worker
         });
         block_on(supervisor.begin()).unwrap();
-        for number in [1, 2] {
-            let address = real_server_address(number, Family::V4);
-            let reach = Reach::OnLink { interface: 0, link: 7, vlans: [0, 0] };
-            supervisor.neighbors.place(address, reach);
-            let mac = Some(lab::real_server_mac(number));
-            supervisor.neighbors.learned(7, address, KernelState::Permanent, mac, clock::now());
-        }
+        resolve(&mut supervisor, &[Family::V4], 2, [0, 0]);
         block_on(supervisor.publish()).unwrap();
         stop.store(true, Relaxed);
         turning.join().unwrap()

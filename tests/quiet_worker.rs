@@ -8,17 +8,17 @@
 //! The test starts itself as the process that is watched; two more starts show that the watching
 //! works: one worker allocates, one asks for the process id.
 
-use dataplane::{DropReason, Handle, Protocol, Seeds, ServiceKey, Worker, WorkerCounts, workers};
-use director::config::{Config as DirectorConfig, Poll};
-use director::neighbors::{KernelState, Reach};
-use director::schedulers::Schedulers;
+mod common;
+
+use common::in_process::{open, resolve};
+use dataplane::{DropReason, Protocol, ServiceKey, Worker, WorkerCounts};
+use director::config::Poll;
 use director::services::Removal;
-use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
-use director::{clock, worker_thread};
+use director::supervisor::Supervisor;
+use director::worker_thread;
 use lab::{
     Config, Family, MachineLock, NIC, Plan, Topology, VirtualService, Wire, vip, wait_until,
 };
-use plugin_host::{Limits, PluginHost};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
@@ -26,7 +26,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
-use xsk::{InterfaceOptions, XskPort};
+use xsk::XskPort;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Flows that the worker's table holds; several times as many are sent.
@@ -133,7 +133,7 @@ fn watched(prank: Prank) {
 
 /// The control thread: everything that can happen to a worker, while packets come.
 fn control(topology: &Topology, prank: Prank, told: &Arc<Told>) -> i32 {
-    let (mut supervisor, worker) = set_up(topology);
+    let (mut supervisor, worker) = set_up();
     let memory = supervisor.workers[0].handle.memory.clone();
     let thread_told = Arc::clone(told);
     std::thread::spawn(move || quiet(worker, prank, &thread_told));
@@ -171,7 +171,7 @@ fn server(number: u8, family: Family) -> IpAddr {
     lab::real_server_address(number, family)
 }
 
-fn set_up(topology: &Topology) -> (Supervisor, Worker<XskPort>) {
+fn set_up() -> (Supervisor, Worker<XskPort>) {
     let services = FAMILIES.into_iter().flat_map(|family| {
         ["tcp", "udp"].map(|protocol| VirtualService {
             address: SocketAddr::new(vip(family), 80),
@@ -180,25 +180,14 @@ fn set_up(topology: &Topology) -> (Supervisor, Worker<XskPort>) {
             real_servers: vec![(server(1, family), 1), (server(2, family), 1)],
         })
     });
-    let text = Config {
+    let config = Config {
         top: format!(
             "flows = {FLOWS}\nflows_v6 = {FLOWS}\n[timeouts]\ntcp = 2\ntcpfin = 1\nudp = 1\n"
         ),
         ..Config::of(services.collect())
-    }
-    .text(&topology.files.path().join("api.sock"));
-    let config = DirectorConfig::parse(&text, &["rr", "wrr", "lc"]).unwrap();
-    let capacity = config.capacity;
-
-    let interface = xsk::open(&InterfaceOptions::new(NIC)).unwrap();
-    let mut made = workers(interface.ports, capacity, Seeds([1, 2])).unwrap();
-    let (worker, handle): (_, Handle) = made.pop().unwrap();
-    let monitor = interface.monitors.into_iter().next();
-    let seat = WorkerSeat::new(0, 0, 0, handle, monitor);
-    let served = ServedInterface::new(interface.name, interface.index, Some(interface.steer));
-    let schedulers = Schedulers::new(PluginHost::new(Limits::default()).unwrap(), 1, 7);
-    let path = topology.files.path().join("director.toml");
-    (Supervisor::new(config, path, vec![served], vec![seat], schedulers), worker)
+    };
+    let (supervisor, mut workers) = open(&config);
+    (supervisor, workers.remove(0))
 }
 
 /// Packets as the router would send them.
@@ -241,17 +230,7 @@ async fn live_through(supervisor: &mut Supervisor, topology: &Topology) {
     sender.flows(1_000, 50);
     let dropped = || memory.counters().read().dropped[DropReason::NoServer as usize];
     wait_until(PATIENCE, "packets find no real server", || dropped() >= 50).unwrap();
-    let link = supervisor.interfaces[0].index;
-    for family in FAMILIES {
-        for number in [1, 2] {
-            let address = server(number, family);
-            let reach = Reach::OnLink { interface: 0, link, vlans: [0, 0] };
-            supervisor.neighbors.place(address, reach);
-            let mac = Some(lab::real_server_mac(number));
-            let state = KernelState::Permanent;
-            supervisor.neighbors.learned(link, address, state, mac, clock::now());
-        }
-    }
+    resolve(supervisor, &FAMILIES, 2, [0, 0]);
     supervisor.publish().await.unwrap();
 
     for (turn, scheduler) in (0u16..).zip(["lc", "wrr", "rr", "lc"]) {

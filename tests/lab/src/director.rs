@@ -72,7 +72,10 @@ impl Config {
         if !self.top.is_empty() {
             let _ = writeln!(text, "{}", self.top.trim_end());
         }
-        let _ = writeln!(text, "[[interface]]\nname = \"{NIC}\"\n{}", self.interface.trim_end());
+        let _ = writeln!(text, "[[interface]]\nname = \"{NIC}\"");
+        if !self.interface.is_empty() {
+            let _ = writeln!(text, "{}", self.interface.trim_end());
+        }
         let _ = writeln!(text, "[api]\nsocket = \"{}\"", socket.display());
         let _ = writeln!(text, "[metrics]\nlisten = \"{METRICS}\"");
         for service in &self.services {

@@ -72,7 +72,7 @@ fn perform(args: &DemoArgs, say: &Narrator) -> Result<(), DemoError> {
     let own_file = std::env::current_exe().map_err(DemoError::OwnFile)?;
     let hold = if args.hold { " --hold" } else { "" };
     lab::require_root("shunt demo", &format!("{} demo{hold}", own_file.display()))?;
-    lab::catch_signals(|| println!("\nInterrupted: removing everything that was made."))
+    lab::catch_signals(|| narrator::last_words("Interrupted: removing everything that was made."))
         .map_err(|error| DemoError::Broken(format!("cannot catch Ctrl-C: {error}")))?;
 
     say.title("shunt demo: LVS direct routing, in network namespaces of its own");

@@ -7,6 +7,11 @@ use std::io::{IsTerminal, Write, stdout};
 /// Columns of a full bar.
 const BAR: usize = 30;
 
+/// Said when a signal ends the demo, whether or not anybody still listens.
+pub(super) fn last_words(text: &str) {
+    let _ = writeln!(stdout(), "\n{text}");
+}
+
 /// Says what is being done as it is done.
 pub(super) struct Narrator {
     colour: bool,
