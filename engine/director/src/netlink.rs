@@ -243,10 +243,13 @@ impl Watcher<'_> {
         let mut supervisor = self.supervisor.lock().await;
         let mut moved = false;
         for (address, reach) in reaches {
+            let before = supervisor.neighbors.state(address);
             if supervisor.neighbors.place(address, reach) {
                 moved = true;
                 if let Some(reason) = supervisor.neighbors.impossible(address) {
                     warn!("real server {address} gets no flows: {reason}");
+                } else if before == NeighborState::Impossible {
+                    say!("real server {address} can be reached now");
                 }
             }
         }
@@ -425,5 +428,83 @@ fn read_route(route: &RouteMessage) -> Route {
     match (route.header.kind, link) {
         (RouteType::Unicast, Some(link)) => Route::Out { link, gateway },
         (kind, _) => Route::None(format!("{kind:?}").to_lowercase()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_route::link::InfoKind;
+    use netlink_packet_route::route::RouteVia;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    const V4: Ipv4Addr = Ipv4Addr::new(172, 17, 100, 1);
+    const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+
+    #[test]
+    fn a_vlan_device_names_what_is_below_it_and_its_id() {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Link(2));
+        assert_eq!(read_vlan(&message), None, "a veth has a link too");
+        let data = LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(5)]));
+        let info = vec![LinkInfo::Kind(InfoKind::Vlan), data];
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        assert_eq!(read_vlan(&message), Some((2, 5)));
+    }
+
+    #[test]
+    fn a_neighbor_has_an_address_and_perhaps_a_mac() {
+        let mut message = NeighbourMessage::default();
+        assert_eq!(read_neighbor(&message), None);
+        let of = NeighbourAttribute::Destination;
+        message.attributes.push(of(NeighbourAddress::Inet6(V6)));
+        assert_eq!(read_neighbor(&message), Some((V6.into(), None)));
+        message.attributes = vec![
+            of(NeighbourAddress::Inet(V4)),
+            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+        ];
+        assert_eq!(read_neighbor(&message), Some((V4.into(), Some([2, 0, 0, 0, 0, 1]))));
+        // An address of another length (InfiniBand has 20 bytes) is none that Ethernet can use.
+        message.attributes[1] = NeighbourAttribute::LinkLayerAddress(vec![0; 20]);
+        assert_eq!(read_neighbor(&message), Some((V4.into(), None)));
+    }
+
+    #[test]
+    fn a_route_says_by_which_link_and_gateway() {
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        assert!(matches!(read_route(&route), Route::None(_)));
+        route.attributes.push(RouteAttribute::Oif(3));
+        assert_eq!(read_route(&route), Route::Out { link: 3, gateway: None });
+        for (attribute, gateway) in [
+            (RouteAttribute::Gateway(RouteAddress::Inet(V4)), V4.into()),
+            (RouteAttribute::Gateway(RouteAddress::Inet6(V6)), V6.into()),
+            (RouteAttribute::Via(RouteVia::Inet6(V6)), V6.into()),
+        ] {
+            let mut route = route.clone();
+            route.attributes.push(attribute);
+            assert_eq!(read_route(&route), Route::Out { link: 3, gateway: Some(gateway) });
+        }
+        route.header.kind = RouteType::Local;
+        assert_eq!(read_route(&route), Route::Local);
+        route.header.kind = RouteType::BlackHole;
+        assert_eq!(read_route(&route), Route::None("blackhole".into()));
+    }
+
+    #[test]
+    fn the_kernels_states_are_told_apart() {
+        for (state, expected) in [
+            (NeighbourState::None, KernelState::Incomplete),
+            (NeighbourState::Incomplete, KernelState::Incomplete),
+            (NeighbourState::Reachable, KernelState::Reachable),
+            (NeighbourState::Noarp, KernelState::Reachable),
+            (NeighbourState::Stale, KernelState::Unconfirmed),
+            (NeighbourState::Delay, KernelState::Unconfirmed),
+            (NeighbourState::Probe, KernelState::Unconfirmed),
+            (NeighbourState::Failed, KernelState::Failed),
+            (NeighbourState::Permanent, KernelState::Permanent),
+        ] {
+            assert_eq!(kernel_state(state), expected, "{state:?}");
+        }
     }
 }

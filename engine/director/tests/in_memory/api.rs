@@ -2,6 +2,7 @@
 
 use crate::world::{SERVICE, World};
 use director::views::{ErrorView, ServiceView, StatusView};
+use std::time::Duration;
 
 fn request(method: &str, path: &str, body: &str) -> String {
     format!(
@@ -126,6 +127,41 @@ fn a_long_list_of_flows_comes_whole() {
     assert_eq!(flows.len(), 1_500);
     let clients: std::collections::HashSet<_> = flows.iter().map(|flow| flow.source).collect();
     assert_eq!(clients.len(), 1_500);
+}
+
+#[test]
+fn a_change_is_not_answered_before_every_worker_has_it() {
+    let world = World::new();
+    let scheduler = format!("/v1/services/{SERVICE}/scheduler");
+    std::thread::scope(|scope| {
+        let answer = world.with_a_worker_held(1, || {
+            let ask = || world.ask("PUT", &scheduler, "{\"scheduler\": \"wrr\"}");
+            let answer = scope.spawn(ask);
+            // From now on the change is being made; give it ample time to be answered too early.
+            while world.supervisor.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!answer.is_finished());
+            answer
+        });
+        answer.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_hangs_is_named_and_catches_up_when_it_comes_back() {
+    let world = World::new();
+    let first = format!("/v1/services/{SERVICE}/servers/172.17.100.1");
+    let request = request("PATCH", &first, "{\"weight\": 0}");
+    let answer = world.with_a_worker_held(1, || world.ask_raw(&request));
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.contains("worker 1 (eth0 queue 1)"), "{answer}");
+    // It has missed nothing.
+    world.ask("PATCH", &first, "{\"weight\": 0}").unwrap();
+    for number in 0..4 {
+        assert_eq!(world.connect(1, number), Some(2));
+    }
 }
 
 #[test]

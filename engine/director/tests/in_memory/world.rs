@@ -219,6 +219,14 @@ impl World {
         });
     }
 
+    /// Does something while a worker does not turn.
+    pub fn with_a_worker_held<T>(&self, worker: usize, act: impl FnOnce() -> T) -> T {
+        let held = self.worker(worker);
+        let done = act();
+        drop(held);
+        done
+    }
+
     /// The kernel's routes now say that a server is not on the link.
     pub fn neighbor_is_elsewhere(&self, host: u8) {
         block_on(async {
