@@ -1,7 +1,7 @@
 //! The config file: what it can say, its defaults, and how it is read.
 //!
 //! Reading has two steps. `serde` takes the file apart and refuses what is no TOML, what has an
-//! unknown key or a value of the wrong type; [`crate::config_check`] then judges what the values
+//! unknown key or a value of the wrong type; `config_check` then judges what the values
 //! mean and finds every problem at once. Both name line and column.
 
 use crate::config_check;
