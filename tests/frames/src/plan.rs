@@ -5,8 +5,9 @@ use dataplane::{
     Candidate, ConsistentTable, Neighbor, Protocol, Server, ServerIndex, ServerState, Service,
     ServiceIndex, ServiceKey, ServiceTable,
 };
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// A real server of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,16 @@ pub fn address_of(number: u16, ipv6: bool) -> IpAddr {
 pub fn mac_of(number: u16) -> [u8; 6] {
     let [high, low] = number.to_be_bytes();
     [2, 0, 0, 1, high, low]
+}
+
+/// The stateless choice over these candidates. Tests ask for the same ones again and again, and
+/// to compute it takes a while.
+fn consistent_table(candidates: &[Candidate]) -> Arc<ConsistentTable> {
+    type Made = HashMap<Vec<(IpAddr, u32)>, Arc<ConsistentTable>>;
+    static MADE: LazyLock<Mutex<Made>> = LazyLock::new(Mutex::default);
+    let key = candidates.iter().map(|candidate| (candidate.address, candidate.weight)).collect();
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(key).or_insert_with(|| Arc::new(ConsistentTable::new(candidates))).clone()
 }
 
 impl Plan {
@@ -177,7 +188,7 @@ impl Plan {
         Service {
             key: service.key,
             servers: service.members.iter().map(|m| m.as_ref().map(|m| m.index)).collect(),
-            consistent: Arc::new(ConsistentTable::new(&candidates)),
+            consistent: consistent_table(&candidates),
             candidates,
             version: self.version,
             removed: service.removed,
