@@ -91,7 +91,7 @@ fn comment(mark: Option<String>) -> String {
     mark.map_or_else(String::new, |mark| format!("  # {mark}"))
 }
 
-/// A TOML basic string (https://toml.io/en/v1.0.0#string).
+/// A TOML basic string (<https://toml.io/en/v1.0.0#string>).
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
