@@ -7,10 +7,15 @@ use common::metrics::Metrics;
 use common::{HTTP, PATIENCE, Site, http, http_rr, shunt, wait_for_list};
 use lab::{Config, Director, Family, Plan, Process, TempDir, Topology, Wire, get_once, wait_until};
 use nix::sys::signal::Signal;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
 
 /// The user that may do nothing.
 const NOBODY: u32 = 65_534;
@@ -117,6 +122,35 @@ fn without_privileges_it_names_the_capability() {
     assert!(said.contains("no permission") && said.contains("CAP_"), "{said}");
     assert!(said.contains("root"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// A kernel without AF_XDP, played by a filter that refuses such sockets as it would.
+#[test]
+fn without_af_xdp_it_names_what_the_kernel_lacks() {
+    let site = build("no-xdp");
+    let is_af_xdp = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        libc::AF_XDP.cast_unsigned().into(),
+    );
+    let rule = SeccompRule::new(vec![is_af_xdp.unwrap()]).unwrap();
+    let filter: BpfProgram = SeccompFilter::new(
+        [(libc::SYS_socket, vec![rule])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EAFNOSUPPORT.cast_unsigned()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    )
+    .and_then(TryInto::try_into)
+    .unwrap();
+    let said = thread::scope(|scope| {
+        let filtered = scope.spawn(|| {
+            seccompiler::apply_filter(&filter).unwrap();
+            give_up(&site.topology, &text(&site.topology))
+        });
+        filtered.join().unwrap()
+    });
+    assert!(said.contains("no AF_XDP") && said.contains("CONFIG_XDP_SOCKETS"), "{said}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 mod common;
 
 use common::load::Load;
-use common::{PATIENCE, Site, http, http_rr, wait_for_list, wait_until_ready};
+use common::{PATIENCE, Site, http, http_rr, service, wait_for_list, wait_until_ready};
+use director::views::ServiceView;
 use lab::{Config, Director, Family, HttpClient, NIC, Plan, get_once, wait_until};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -95,23 +96,69 @@ fn twenty_reloads_under_load_break_no_established_flow() {
     assert_eq!(report.new.len(), 4, "every real server was used: {:?}", report.new);
 }
 
+#[test]
+fn a_removed_real_server_keeps_its_flows_and_may_come_back() {
+    let (director, site, config) = start(Plan::new("removed"));
+    let mut held: Vec<(HttpClient, String)> = (0..4)
+        .map(|_| {
+            let mut client = HttpClient::connect(&site.topology.client, http(Family::V4)).unwrap();
+            let real_server = client.get("/").unwrap().real_server;
+            (client, real_server)
+        })
+        .collect();
+    let rs2 = lab::real_server_address(2, Family::V4);
+    let server = format!("{} {rs2}", config.services[0].name());
+    let state = |services: &[ServiceView]| {
+        let mut servers = services[0].servers.iter();
+        servers.find(|server| server.address == rs2).map(|s| (s.state.clone(), s.counts.active))
+    };
+    let expect = |state_wanted: &str, active: u32| {
+        wait_for_list(&director, state_wanted, |services| {
+            state(services) == Some((state_wanted.to_owned(), active))
+        });
+    };
+    let new = || get_once(&site.topology.client, http(Family::V4), "/").unwrap().real_server;
+
+    director.shunt(&format!("server remove {server}")).unwrap();
+    expect("removed", 2);
+    assert!((0..10).all(|_| new() == "rs1"));
+    director.shunt(&format!("server add {server} --weight 1")).unwrap();
+    expect("serving", 2);
+    assert!((0..10).any(|_| new() == "rs2"));
+    for (client, real_server) in &mut held {
+        assert_eq!(client.get("/").unwrap().real_server, *real_server);
+    }
+    director.shunt(&format!("server remove {server} --expire")).unwrap();
+    wait_until(PATIENCE, "its flows have ended", || {
+        !director.shunt("list --flows").unwrap().contains(&format!("{rs2}:"))
+    })
+    .unwrap();
+    wait_for_list(&director, "it is gone", |services| state(services).is_none());
+    for (client, _) in held.iter_mut().filter(|(_, real_server)| real_server == "rs1") {
+        assert_eq!(client.get("/").unwrap().real_server, "rs1");
+    }
+}
+
 /// The client's link behind the router carries less than the real servers think, and the router's
-/// "fragmentation needed" goes to the VIP: the director must take it to the flow's real server.
+/// "fragmentation needed" or "packet too big" goes to the VIP: the director must take it to the
+/// flow's real server.
 #[test]
 fn path_mtu_discovery_reaches_the_real_server() {
-    let (director, site, _) = start(Plan::new("mtu"));
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+    let site = Site::build(Plan::new("mtu").ipv6(), &FAMILIES);
+    let config = Config::of(FAMILIES.map(|family| service("tcp", family, "rr", 2)).into());
+    let director = site.start(&config);
     site.topology.router.ip("link set eth1 mtu 1400").unwrap();
-    for _ in 0..2 {
-        let mut client = HttpClient::connect(&site.topology.client, http(Family::V4)).unwrap();
-        client.download(20_000_000).unwrap();
-    }
-    // That the real servers have learnt of it shows that it was needed.
-    for number in [1, 2] {
-        let route = site
-            .topology
-            .real_server(number)
-            .ip(&format!("route get {}", lab::client_address(Family::V4)))
-            .unwrap();
-        assert!(route.contains("mtu 1400"), "{route}\n{}", director.process().output());
+    for family in FAMILIES {
+        for _ in 0..2 {
+            let mut client = HttpClient::connect(&site.topology.client, http(family)).unwrap();
+            client.download(20_000_000).unwrap();
+        }
+        // That the real servers have learnt of it shows that it was needed.
+        for number in [1, 2] {
+            let words = format!("route get {}", lab::client_address(family));
+            let route = site.topology.real_server(number).ip(&words).unwrap();
+            assert!(route.contains("mtu 1400"), "{route}\n{}", director.process().output());
+        }
     }
 }

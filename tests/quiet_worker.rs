@@ -17,7 +17,7 @@ use director::services::Removal;
 use director::supervisor::Supervisor;
 use director::worker_thread;
 use lab::{
-    Config, Family, MachineLock, NIC, Plan, Topology, VirtualService, Wire, vip, wait_until,
+    Config, Family, MachineLock, Plan, Topology, VirtualService, Wire, vip, wait_until,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::net::{IpAddr, SocketAddr};

@@ -1,9 +1,10 @@
+use std::fmt;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
 
 /// What went wrong in the lab: the place, what was attempted, what the system said.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum Error {
     /// The caller is not root.
     #[error("{what} needs root: it makes network namespaces. Try: sudo {command_line}")]
@@ -58,6 +59,13 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+/// A test that unwraps shall say the same sentence as a program that prints.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// The lab's results.
