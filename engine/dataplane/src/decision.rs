@@ -7,7 +7,7 @@ use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
 use crate::flow_state::{FlowState, Lifetimes, Ticks};
 use crate::flow_table::{Flow, FlowTable, Place, Room};
 use crate::parse::{Addresses, Content, Headers, parse_any, parse_plain};
-use crate::peers::{News, Peers};
+use crate::peers::{News, Peers, What};
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
 use crate::service_table::{
     Protocol, ServerIndex, ServerState, Service, ServiceIndex, ServiceTable,
@@ -57,6 +57,9 @@ pub(crate) type Select<const KEY: usize, const WORDS: usize> =
 
 pub(crate) const V4: Select<1, 8> = |memory| &memory.flows_v4;
 pub(crate) const V6: Select<3, 16> = |memory| &memory.flows_v6;
+
+/// Ticks that a flow had no packet when the worker that has it is told of one elsewhere: a second.
+const REPORT_AFTER: Ticks = 8;
 
 /// A flow that was found; without a place if it is another worker's and did not fit here.
 type Found = (Option<Place>, Flow);
@@ -275,7 +278,11 @@ impl Decider {
             // Not a server of this service: the entry outlived its server.
             None => true,
             Some(ServerState::Expired) => true,
-            Some(ServerState::Serving | ServerState::Removed) => opens && flow.state().is_over(),
+            // Of a flow that is over and has no room here, the next one may have overflowed.
+            Some(ServerState::Serving | ServerState::Removed) => {
+                flow.state().is_over()
+                    && (opens || place.is_none() && self.has_overflowed(select, arrival.hash))
+            }
         };
         if anew {
             match place {
@@ -284,7 +291,9 @@ impl Decider {
                     self.end(select, place, flow);
                 }
                 None => {
-                    let news = News { key: arrival.key, ended: true };
+                    let last =
+                        if flow.was_seen_before(now.ticks) { now.ticks } else { flow.seen() };
+                    let news = News { key: arrival.key, what: What::Ended(last) };
                     self.peers.tell(select, key, arrival.hash, news);
                 }
             }
@@ -293,10 +302,27 @@ impl Decider {
                 && !opens;
             return if lost { Err(DropReason::ServerExpired) } else { Ok(None) };
         }
-        if let Some(place) = place {
-            self.move_on(select, place, flow, content, now);
+        match place {
+            Some(place) => self.move_on(select, place, flow, content, now),
+            None => self.report(select, key, flow, arrival, now),
         }
         Ok(Some(flow.server()))
+    }
+
+    /// A flow that stays another worker's had a packet here: its owner hears of it in time.
+    fn report<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        flow: Flow,
+        arrival: &Arrival,
+        now: Moment,
+    ) {
+        let state = state_after(flow, arrival.content);
+        if state != flow.state() || flow.was_seen_before(now.ticks.wrapping_sub(REPORT_AFTER)) {
+            let news = News { key: arrival.key, what: What::Lives(state) };
+            self.peers.tell(select, key, arrival.hash, news);
+        }
     }
 
     /// The flow at `place` had a packet.
@@ -309,10 +335,19 @@ impl Decider {
         content: Content,
         now: Moment,
     ) {
-        let state = match content {
-            Content::Tcp(flags) => flow.state().after(flags),
-            Content::Udp | Content::Error(_) => flow.state(),
-        };
+        self.note(select, place, flow, state_after(flow, content), now);
+    }
+
+    /// The flow at `place` lives, in this state.
+    #[inline]
+    fn note<const KEY: usize, const WORDS: usize>(
+        &mut self,
+        select: Select<KEY, WORDS>,
+        place: Place,
+        flow: Flow,
+        state: FlowState,
+        now: Moment,
+    ) {
         // An entry just taken over can be ahead of the clock, and never goes back.
         let is_late = flow.was_seen_before(now.ticks);
         if state == flow.state() && !is_late {
@@ -350,7 +385,7 @@ impl Decider {
         let flow = flow.taken_over(now.ticks);
         self.put(select, place, key, hash, flow);
         self.counts.flows_adopted += 1;
-        self.peers.tell(select, key, hash, News { key: arrival.key, ended: false });
+        self.peers.tell(select, key, hash, News { key: arrival.key, what: What::Moved });
         Some((Some(place), flow))
     }
 
@@ -363,8 +398,7 @@ impl Decider {
         arrival: &Arrival,
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
-        let overflowed = select(&self.memory).has_overflowed(arrival.hash)
-            || self.peers.have_overflowed(select, arrival.hash);
+        let overflowed = self.has_overflowed(select, arrival.hash);
         let state = match arrival.content {
             Content::Tcp(flags) => {
                 if !flags.opens() {
@@ -432,13 +466,21 @@ impl Decider {
         {
             return Ok(flow.server());
         }
-        let overflowed = select(&self.memory).has_overflowed(arrival.hash)
-            || self.peers.have_overflowed(select, arrival.hash);
+        let overflowed = self.has_overflowed(select, arrival.hash);
         if !overflowed {
             return Err(DropReason::UnknownIcmp);
         }
         self.counts.overflow_followers += 1;
         self.consistent_server(arrival)
+    }
+
+    /// Whether a flow with this hash may have found no room lately, here or elsewhere.
+    fn has_overflowed<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        hash: u64,
+    ) -> bool {
+        select(&self.memory).has_overflowed(hash) || self.peers.have_overflowed(select, hash)
     }
 
     /// The stateless choice.
@@ -508,25 +550,27 @@ impl Decider {
         self.count_ended::<KEY>(flow);
     }
 
-    /// Another worker has taken over the flow with this key, or ended it.
-    pub fn give_up<const KEY: usize, const WORDS: usize>(
+    /// Another worker has something to tell about the flow with this key.
+    pub fn hear<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
         key: &[u64; KEY],
         news: News,
+        now: Moment,
     ) {
         let hash = self.hasher.hash(key);
         let Some((place, flow)) = select(&self.memory).find(key, hash) else { return };
-        // The news may be old: the flow may have ended there, or had packets here.
-        let gives_way = match self.peers.have_better(select, key, hash, flow) {
-            Some(better) => better,
-            None => news.ended && flow.state().is_over(),
+        let gives_way = match news.what {
+            What::Lives(state) => return self.note(select, place, flow, state, now),
+            What::Ended(last) => flow.was_seen_before(last.wrapping_add(1)),
+            // The news may be old: the flow may have ended there, or had packets here.
+            What::Moved => self.peers.have_better(select, key, hash, flow).unwrap_or(false),
         };
         if gives_way {
             self.end(select, place, flow);
             self.counts.flows_moved += 1;
         } else {
-            self.peers.tell(select, key, hash, News { key: news.key, ended: false });
+            self.peers.tell(select, key, hash, News { key: news.key, what: What::Moved });
         }
     }
 
@@ -547,6 +591,15 @@ impl Decider {
         {
             instance.mark_dirty(route.slot);
         }
+    }
+}
+
+/// The state of a flow after a packet.
+#[inline]
+fn state_after(flow: Flow, content: Content) -> FlowState {
+    match content {
+        Content::Tcp(flags) => flow.state().after(flags),
+        Content::Udp | Content::Error(_) => flow.state(),
     }
 }
 

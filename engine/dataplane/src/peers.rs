@@ -11,6 +11,7 @@
 
 use crate::decision::Select;
 use crate::flow_key::Key;
+use crate::flow_state::{FlowState, Ticks};
 use crate::flow_table::Flow;
 use crate::scheduler::Load;
 use crate::service_table::ServerIndex;
@@ -22,12 +23,23 @@ use std::sync::Arc;
 /// followed where they are, and taken over as the former owner gets through its ring.
 const MOVED_MAX: usize = 1024;
 
-/// What one worker tells another about a flow that both know.
+/// What one worker tells the others that know a flow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct News {
     pub key: Key,
-    /// It was closed and began anew where there was no room for it.
-    pub ended: bool,
+    pub what: What,
+}
+
+/// What has become of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The teller has it now.
+    Moved,
+    /// It was closed, and began anew where there was no room for it. Copies with a later packet
+    /// than this are of the new one.
+    Ended(Ticks),
+    /// The teller has no room for it, but gets its packets: it lives, in this state.
+    Lives(FlowState),
 }
 
 struct Peer {

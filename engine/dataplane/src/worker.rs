@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use xsk::{BURST_MAX, Packet, Port};
 
-/// Flows that a worker gives up to others in one turn, at most.
-const MOVED_IN_TURN: usize = 256;
+/// News about flows that a worker hears from others in one turn, at most.
+const NEWS_IN_TURN: usize = 256;
 
 /// One turn after another, a worker takes the packets of its port to the real servers.
 pub struct Worker<P> {
@@ -69,6 +69,7 @@ impl<P: Port> Worker<P> {
     pub fn turn(&mut self, now: Millis) -> usize {
         let now = Moment::new(now);
         self.adopt_updates();
+        self.hear_news(now);
         self.port.reclaim();
         let received = self.port.receive(&mut self.burst);
         if received != 0 {
@@ -125,11 +126,16 @@ impl<P: Port> Worker<P> {
             let returned = self.mailbox.adopted.push(update);
             debug_assert!(returned.is_ok(), "only this thread fills the ring");
         }
-        for _ in 0..MOVED_IN_TURN {
+    }
+
+    /// Reads what the other workers have to tell.
+    fn hear_news(&mut self, now: Moment) {
+        let decider = &mut self.decider;
+        for _ in 0..NEWS_IN_TURN {
             let Some(news) = decider.peers.next_news() else { break };
             match news.key {
-                Key::V4(key) => decider.give_up(V4, &key, news),
-                Key::V6(key) => decider.give_up(V6, &key, news),
+                Key::V4(key) => decider.hear(V4, &key, news, now),
+                Key::V6(key) => decider.hear(V6, &key, news, now),
             }
         }
     }

@@ -279,6 +279,66 @@ fn a_full_table_follows_the_flow_where_it_is() {
     }
 }
 
+#[test]
+fn a_flow_that_cannot_be_taken_over_lives_as_long_as_it_has_packets() {
+    let plan = Plan::with_servers(SERVERS);
+    let mut director = Director::with(plan, 2, Capacity { flows_v4: 0, flows_v6: 0 });
+    let entries = director.handles[0].memory.capacity().flows_v4 as u32;
+    director.feed(1, (0..entries).flat_map(|n| [tcp_of(n, "S"), tcp_of(n, "A")]));
+    let flows: Vec<_> = (entries..entries + 20).map(|n| (n, begin(&mut director, 0, n))).collect();
+    for _ in 0..40 {
+        director.pass_long(100_000);
+        director.feed(1, (0..entries).map(|n| tcp_of(n, "A")));
+        for &(number, server) in &flows {
+            assert_eq!(server_of(director.send(1, &tcp_of(number, "A"))), server);
+        }
+    }
+    director.turn_all();
+    assert_eq!((director.counts(0).flows_v4, director.counts(1).flows_adopted), (20, 0));
+    for &(number, server) in &flows {
+        assert_eq!(server_of(director.send(1, &tcp_of(number, "FA"))), server);
+        director.turn_all();
+        assert_eq!(state(&director, 0, number), Some(FlowState::FinWait));
+    }
+    director.check(0);
+}
+
+/// Any packet to any queue, but for a pause between a connection's end and the next one's SYN.
+#[test]
+fn connections_over_three_queues_have_one_server_each() {
+    for (seed, flows_v4, flows) in [(1, 1_000, 60), (2, 0, 60), (3, 0, 150), (4, 0, 300)] {
+        let mut random = Random::new(seed);
+        let mut director = roomy_director(3, flows_v4);
+        let mut servers = vec![None; flows];
+        for _ in 0..12_000 {
+            let number = random.below(flows);
+            let worker = random.below(3);
+            let mut send =
+                |flags: &str| server_of(director.send(worker, &tcp_of(number as u32, flags)));
+            match servers[number] {
+                None => {
+                    let server = send("S");
+                    // Established at once: what is half-open may have to go.
+                    assert_eq!(send("A"), server, "flow {number} of seed {seed}");
+                    servers[number] = Some(server);
+                }
+                Some(server) if random.once_in(30) => {
+                    assert_eq!(send("R"), server, "flow {number} of seed {seed}");
+                    servers[number] = None;
+                }
+                Some(server) => {
+                    let flags = *random.pick(&["A", "AP", "A", "S"]);
+                    assert_eq!(send(flags), server, "{flags} of flow {number} of seed {seed}");
+                }
+            }
+            director.now += 200;
+            if random.once_in(10) {
+                director.turn_all();
+            }
+        }
+    }
+}
+
 /// Workers on threads of their own, for which no order is certain.
 #[test]
 fn flows_bounce_between_threads() {
