@@ -34,8 +34,7 @@ pub use process::Process;
 pub use temp_dir::TempDir;
 pub use topology::{
     Family, NIC, Plan, ROUTER_INSIDE, ROUTER_OUTSIDE, Topology, client_address, director_address,
-    director_mac, kernel_has_vlan, mac_text, real_server_address, real_server_mac, router_address,
-    router_mac, vip,
+    director_mac, mac_text, real_server_address, real_server_mac, router_address, router_mac, vip,
 };
 pub use udp_echo::{UdpClient, UdpEcho};
 pub use wait::{wait_for, wait_until};

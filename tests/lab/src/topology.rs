@@ -7,12 +7,10 @@
 //!                                                                  └── rs2 172.17.100.2, VIP on lo
 //! ```
 
-use crate::command::run;
 use crate::error::{Error, Result};
 use crate::netns::{Netns, sweep_leftovers};
 use crate::temp_dir::TempDir;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
 
 /// The director's NIC, and the real servers'.
 pub const NIC: &str = "eth0";
@@ -242,7 +240,9 @@ impl Topology {
         for netns in [&self.client, &self.router, &self.director, &self.switch] {
             self.set_families(netns)?;
         }
-        self.switch.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
+        self.switch
+            .ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
+            .map_err(|error| explain(error, "bridges (CONFIG_BRIDGE)"))?;
         self.switch.ip("link set br0 up")?;
         for family in ["iptables", "ip6tables", "arptables"] {
             // The bridge is a switch and must not look into packets. Kernels without br_netfilter
@@ -331,7 +331,9 @@ impl Topology {
         self.switch.ip(&format!("link set {port} master br0"))?;
         let interface = self.plan.inside_interface(NIC);
         if let Some(id) = self.plan.vlan {
-            netns.ip(&format!("link add link {NIC} name {interface} type vlan id {id}"))?;
+            netns
+                .ip(&format!("link add link {NIC} name {interface} type vlan id {id}"))
+                .map_err(|error| explain(error, "VLAN devices (CONFIG_VLAN_8021Q)"))?;
             netns.ip(&format!("link set {interface} up"))?;
         }
         self.families()
@@ -366,7 +368,7 @@ impl Topology {
             there.name(),
             mac_text(peer_mac),
         ))
-        .map_err(explain)?;
+        .map_err(|error| explain(error, "veth devices (CONFIG_VETH)"))?;
         for (netns, name) in [(here, name), (there, peer)] {
             netns.offloads_off(name)?;
             netns.ip(&format!("link set {name} up"))?;
@@ -375,28 +377,13 @@ impl Topology {
     }
 }
 
-fn explain(error: Error) -> Error {
+/// Says what a kernel lacks that does not know a type of device.
+fn explain(error: Error, lacks: &str) -> Error {
     match error {
         Error::Command { command, status, stderr } if stderr.contains("Unknown device type") => {
-            let stderr = format!("{stderr}\nThis kernel has no veth devices (CONFIG_VETH).");
+            let stderr = format!("{stderr} This kernel lacks {lacks}.");
             Error::Command { command, status, stderr }
         }
         other => other,
-    }
-}
-
-/// Whether this kernel can make VLAN devices, tried out in a namespace of its own.
-pub fn kernel_has_vlan() -> Result<bool> {
-    let netns = Netns::create("vlan-check")?;
-    let make = "link add link lo name lo.2 type vlan id 2";
-    let attempt = run(Command::new("ip").args(["-n", netns.name()]).args(make.split(' ')));
-    match attempt {
-        Ok(_) => Ok(true),
-        Err(Error::Command { stderr, .. })
-            if stderr.contains("Unknown device type") || stderr.contains("not supported") =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error),
     }
 }
