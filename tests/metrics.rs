@@ -21,6 +21,7 @@ use nix::sys::signal::Signal;
 use plugin_host::Limits;
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use xsk::{InterfaceOptions, MemoryPort, PassKind};
@@ -225,21 +226,35 @@ impl Rig {
             let mut servers = services.iter().flat_map(|service| &service.servers);
             servers.all(|server| server.neighbor == "reachable")
         });
-        // Packets come while the flows of the expired server are being swept.
+        let (service, address) = (tcp(HTTP).name(), real_server_address(2, Family::V4));
+        let mut first = 0;
+        self.go_on_until("shunt_worker_packets_dropped_total server_expired", || {
+            if first > 0 {
+                self.director.shunt(&format!("server add {service} {address}")).unwrap();
+            }
+            // Others each time: those that lost this server have the other one now.
+            let flows = first..first + 1_000;
+            first = flows.end;
+            flows.clone().for_each(|flow| self.send_frame(&frames::tcp_of(flow, "S")));
+            let command = format!("server remove {service} {address} --expire");
+            self.expire_under_load(flows, &command);
+        });
+    }
+
+    /// Packets come while the flows of the expired server are being swept. A worker that finds
+    /// time to sweep before the next packet leaves none to be refused for this reason.
+    fn expire_under_load(&self, flows: Range<u32>, command: &str) {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Relaxed) {
-                    (0..1_000).for_each(|flow| self.send_frame(&frames::tcp_of(flow, "A")));
+                    flows.clone().for_each(|flow| self.send_frame(&frames::tcp_of(flow, "A")));
                 }
             });
-            let (service, address) = (tcp(HTTP).name(), real_server_address(2, Family::V4));
-            let removed =
-                self.director.shunt(&format!("server remove {service} {address} --expire"));
+            let removed = self.director.shunt(command);
             done.store(true, Relaxed);
             removed.unwrap();
         });
-        self.wait_for_drop(DropReason::ServerExpired);
     }
 
     fn reloads(&self) {
