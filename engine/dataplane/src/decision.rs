@@ -567,6 +567,7 @@ impl Decider {
             What::Moved => self.peers.have_better(select, key, hash, flow).unwrap_or(false),
         };
         if gives_way {
+            self.peers.note_given_up();
             self.end(select, place, flow);
             self.counts.flows_moved += 1;
         } else {

@@ -18,10 +18,14 @@ use crate::service_table::ServerIndex;
 use crate::worker_memory::WorkerMemory;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, fence};
 
 /// Flows that can be on their way from one worker to another. When more move at once, they are
 /// followed where they are, and taken over as the former owner gets through its ring.
 const MOVED_MAX: usize = 1024;
+/// How often the peers are searched for a flow while flows move between them.
+const SCANS_MAX: usize = 4;
 
 /// What one worker tells the others that know a flow.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +60,8 @@ pub(crate) struct Peers {
     before: usize,
     /// The peer whose news are read next.
     turn: usize,
+    /// Copies that gave way so far, to all workers' knowledge.
+    given_up: Arc<AtomicU64>,
 }
 
 impl Peers {
@@ -72,8 +78,10 @@ impl Peers {
                 all[right].peers.push(Peer { memory, out: right_out, in_: right_in });
             }
         }
+        let given_up = Arc::new(AtomicU64::new(0));
         for (before, peers) in all.iter_mut().enumerate() {
             peers.before = before;
+            peers.given_up = given_up.clone();
         }
         all
     }
@@ -105,10 +113,36 @@ impl Peers {
             sum ^ table.touch(table.home(hash))
         });
         std::hint::black_box(touched);
+        for _ in 0..SCANS_MAX {
+            let before = self.given_up.load(Acquire);
+            if let Some(newest) = self.scan(select, key, hash) {
+                return Some(newest);
+            }
+            // The flow may have moved to a peer already looked at from one not yet looked at.
+            fence(Acquire);
+            if self.given_up.load(Relaxed) == before {
+                break;
+            }
+        }
+        None
+    }
+
+    fn scan<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        key: &[u64; KEY],
+        hash: u64,
+    ) -> Option<(usize, Flow)> {
         let known = self.peers.iter().enumerate().filter_map(|(position, peer)| {
             Some((position, select(&peer.memory).find_foreign(key, hash)?))
         });
         known.reduce(|newest, other| if other.1.is_newer_than(newest.1) { other } else { newest })
+    }
+
+    /// To be called before a copy that gives way is taken out: whoever misses it then looks again.
+    pub fn note_given_up(&self) {
+        self.given_up.fetch_add(1, AcqRel);
+        fence(Release);
     }
 
     /// Whether this worker's copy of a flow gives way to that of a peer; `None` if no peer has one.

@@ -189,7 +189,9 @@ fn late_news_do_not_end_a_newer_flow() {
     for _ in 0..5 {
         director.turn_all();
     }
+    assert_eq!(state(&director, 1, 1), None, "the older copy gives way");
     assert_eq!(server_of(director.send(0, &tcp_of(1, "A"))), server);
+    assert_eq!(connections(&director), (301, 0));
 }
 
 #[test]

@@ -172,6 +172,8 @@ fn flows_are_never_sent_to_a_stranger_that_got_their_servers_index() {
     stranger.neighbor = Some(Neighbor { mac: mac_of(9), vlans: [0, 0] });
     director.plan.service(ServiceIndex(1)).members.push(Some(stranger));
     director.publish();
+    let error = frame("ip router > vip / icmp 3 4 / ip vip > client / tcp 80 > 4000 A");
+    assert_eq!(director.send(0, &error), Verdict::Dropped(DropReason::UnknownIcmp));
     assert_eq!(director.send(0, &ack), UNKNOWN);
     assert_eq!(director.send(0, &syn), Verdict::Forwarded(mac_of(2)));
 }
