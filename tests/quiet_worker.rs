@@ -16,9 +16,7 @@ use director::config::Poll;
 use director::services::Removal;
 use director::supervisor::Supervisor;
 use director::worker_thread;
-use lab::{
-    Config, Family, MachineLock, Plan, Topology, VirtualService, Wire, vip, wait_until,
-};
+use lab::{Config, Family, MachineLock, Plan, Topology, VirtualService, Wire, vip, wait_until};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
