@@ -5,7 +5,7 @@ use crate::direct_routing::rewrite;
 use crate::drop_reason::DropReason;
 use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
 use crate::flow_state::{FlowState, Lifetimes, Ticks};
-use crate::flow_table::{Flow, FlowTable, Place, Room};
+use crate::flow_table::{Flow, FlowTable, Place};
 use crate::parse::{Addresses, Content, Headers, parse_any, parse_plain};
 use crate::peers::{News, Peers, What};
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
@@ -338,29 +338,6 @@ impl Decider {
         self.note(select, place, flow, state_after(flow, content), now);
     }
 
-    /// The flow at `place` lives, in this state.
-    #[inline]
-    fn note<const KEY: usize, const WORDS: usize>(
-        &mut self,
-        select: Select<KEY, WORDS>,
-        place: Place,
-        flow: Flow,
-        state: FlowState,
-        now: Moment,
-    ) {
-        // An entry just taken over can be ahead of the clock, and never goes back.
-        let is_late = flow.was_seen_before(now.ticks);
-        if state == flow.state() && !is_late {
-            return;
-        }
-        let seen = if is_late { now.ticks } else { flow.seen() };
-        select(&self.memory).set(place, Flow::new(flow.server(), state, seen));
-        if state.is_active() != flow.state().is_active() {
-            self.count_flow(flow.server(), flow.state(), -1);
-            self.count_flow(flow.server(), state, 1);
-        }
-    }
-
     /// Second step, a flow that another worker knows: from now on it is this worker's.
     #[inline(never)]
     fn adopt<const KEY: usize, const WORDS: usize>(
@@ -501,97 +478,6 @@ impl Decider {
             return Err(DropReason::OtherVlan);
         }
         Ok(neighbor.mac)
-    }
-
-    fn make_room<const KEY: usize, const WORDS: usize>(
-        &mut self,
-        select: Select<KEY, WORDS>,
-        hash: u64,
-        now: Moment,
-    ) -> Option<Place> {
-        let (hasher, lifetimes) = (self.hasher, self.lifetimes);
-        let expired = |flow: Flow| flow.is_expired(now.ticks, &lifetimes);
-        match select(&self.memory).make_room(hash, expired, |key| hasher.hash(key)) {
-            Room::Free(place) => Some(place),
-            Room::Evicted(place, flow) => {
-                if expired(flow) {
-                    self.counts.flows_expired += 1;
-                } else {
-                    self.counts.flows_evicted += 1;
-                }
-                self.count_ended::<KEY>(flow);
-                Some(place)
-            }
-            Room::None => None,
-        }
-    }
-
-    fn put<const KEY: usize, const WORDS: usize>(
-        &mut self,
-        select: Select<KEY, WORDS>,
-        place: Place,
-        key: &[u64; KEY],
-        hash: u64,
-        flow: Flow,
-    ) {
-        select(&self.memory).put(place, key, hash, flow);
-        *self.flows_gauge::<KEY>() += 1;
-        self.count_flow(flow.server(), flow.state(), 1);
-    }
-
-    pub fn end<const KEY: usize, const WORDS: usize>(
-        &mut self,
-        select: Select<KEY, WORDS>,
-        place: Place,
-        flow: Flow,
-    ) {
-        let hasher = self.hasher;
-        select(&self.memory).remove(place, |key| hasher.hash(key));
-        self.count_ended::<KEY>(flow);
-    }
-
-    /// Another worker has something to tell about the flow with this key.
-    pub fn hear<const KEY: usize, const WORDS: usize>(
-        &mut self,
-        select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
-        news: News,
-        now: Moment,
-    ) {
-        let hash = self.hasher.hash(key);
-        let Some((place, flow)) = select(&self.memory).find(key, hash) else { return };
-        let gives_way = match news.what {
-            What::Lives(state) => return self.note(select, place, flow, state, now),
-            What::Ended(last) => flow.was_seen_before(last.wrapping_add(1)),
-            // The news may be old: the flow may have ended there, or had packets here.
-            What::Moved => self.peers.have_better(select, key, hash, flow).unwrap_or(false),
-        };
-        if gives_way {
-            self.peers.note_given_up();
-            self.end(select, place, flow);
-            self.counts.flows_moved += 1;
-        } else {
-            self.peers.tell(select, key, hash, News { key: news.key, what: What::Moved });
-        }
-    }
-
-    fn count_ended<const KEY: usize>(&mut self, flow: Flow) {
-        *self.flows_gauge::<KEY>() -= 1;
-        self.count_flow(flow.server(), flow.state(), -1);
-    }
-
-    fn flows_gauge<const KEY: usize>(&mut self) -> &mut u64 {
-        if KEY == 1 { &mut self.counts.flows_v4 } else { &mut self.counts.flows_v6 }
-    }
-
-    #[inline(never)]
-    fn count_flow(&mut self, index: ServerIndex, state: FlowState, change: i64) {
-        self.memory.counters.count_flow(index, state.is_active(), change);
-        if let Some(route) = self.table.route(index)
-            && let Some(Some(instance)) = self.schedulers.get_mut(usize::from(route.service.0))
-        {
-            instance.mark_dirty(route.slot);
-        }
     }
 }
 

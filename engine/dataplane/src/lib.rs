@@ -12,6 +12,7 @@ mod decision;
 mod direct_routing;
 mod drop_reason;
 mod expiry;
+mod flow_books;
 mod flow_key;
 mod flow_state;
 mod flow_table;
