@@ -56,7 +56,9 @@ pub enum Error {
     #[error("this kernel has no AF_XDP sockets: CONFIG_XDP_SOCKETS is needed, Linux 5.15 or newer")]
     NoAfXdp,
     /// Somebody else has the queue.
-    #[error("another program, perhaps another shunt, already has queue {queue} of {interface}")]
+    #[error(
+        "another program, perhaps another shunt, already has queue {queue} of {interface}: stop it, or serve another interface (`ss --xdp -p` shows who has which queue)"
+    )]
     QueueBusy {
         /// The interface's name.
         interface: String,
