@@ -14,9 +14,15 @@ use crate::flow_state::{FlowState, Lifetimes, Ticks};
 use crate::service_table::ServerIndex;
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
-use xsk::Words;
 
+// Under `--cfg loom` the tests try every order in which a reader can see the writer's words.
+#[cfg(all(test, loom))]
+use {loom::sync::atomic::fence, orders::AtomicU64, orders::Words};
+#[cfg(not(all(test, loom)))]
+use {std::sync::atomic::AtomicU64, std::sync::atomic::fence, xsk::Words};
+
+#[cfg(all(test, loom))]
+mod orders;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -25,7 +31,7 @@ const BUCKET: usize = 4;
 /// Buckets in which a flow may live. Bounds every search, insertion and removal.
 ///
 /// At the load that tables are made for, one flow in ten million would want to go further.
-pub(crate) const PROBE_MAX: usize = 24;
+pub(crate) const PROBE_MAX: usize = if cfg!(all(test, loom)) { 2 } else { 24 };
 /// Parts of the table that are meant to stay free, so that few flows leave their home bucket.
 const LOAD_PERCENT: usize = 60;
 
@@ -363,7 +369,12 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
 
     #[inline]
     fn key(bucket: &Bucket<WORDS>, slot: usize) -> [u64; KEY] {
-        std::array::from_fn(|word| bucket[BUCKET * word + slot].load(Acquire))
+        let mut key = [0; KEY];
+        // The tag first, as in `holds`.
+        for word in (0..KEY).rev() {
+            key[word] = bucket[BUCKET * word + slot].load(Acquire);
+        }
+        key
     }
 
     /// Remembers for `sweeps` sweeps that a flow with this hash found no room.
