@@ -293,6 +293,8 @@ fn within_one_millisecond_others_are_as_last_read_and_own_flows_are_true() {
     director.now += 1;
     director.send(0, &tcp_of(3, "S"));
     assert_eq!(inactive(), [3, 1], "flows 1 and 2 on the first server, and one each from worker 1");
+    director.send(0, &tcp_of(4, "S"));
+    assert_eq!(inactive(), [4, 1], "what changed here is told with what was read of the others");
 }
 
 #[test]

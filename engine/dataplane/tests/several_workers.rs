@@ -167,25 +167,26 @@ fn more_flows_than_the_ring_holds_move_without_being_counted_twice() {
     assert_eq!(moved, servers);
 }
 
-/// Worker 1 takes over so many flows that worker 0 hears of the last one, `number`, late.
-fn with_late_news(number: u32) -> Director {
+/// Worker 0 has more news to read than it does in one turn, and then those of flow 1, which was
+/// in the state that these packets brought it to.
+fn with_late_news(packets: &[&str]) -> Director {
     let mut director = director(2);
     director.feed(0, (1_000..1_300).flat_map(|n| [tcp_of(n, "S"), tcp_of(n, "A")]));
-    begin(&mut director, 0, number);
+    begin(&mut director, 0, 1);
+    director.feed(0, packets.iter().map(|flags| tcp_of(1, flags)));
     director.feed(1, (1_000..1_300).map(|n| tcp_of(n, "A")));
+    director.feed(1, [tcp_of(1, "A")]);
+    assert_eq!(director.counts(1).flows_adopted, 301);
     director
 }
 
 #[test]
 fn late_news_do_not_end_a_newer_flow() {
-    let mut director = with_late_news(1);
-    director.send(0, &tcp_of(1, "R"));
-    director.feed(1, [tcp_of(1, "R")]);
-    assert_eq!(state(&director, 1, 1), Some(FlowState::Close));
+    let mut director = with_late_news(&["R"]);
     director.now += 200;
-    // Worker 0 has turned once since the news began to come, and not read them all.
-    director.feed(1, (1_000..1_300).map(|n| tcp_of(n, "A")));
     let server = server_of(director.send(0, &tcp_of(1, "S")));
+    assert_eq!(state(&director, 0, 1), Some(FlowState::SynRecv), "it began anew");
+    assert_eq!(state(&director, 1, 1), Some(FlowState::Close), "of which worker 1 has not heard");
     for _ in 0..5 {
         director.turn_all();
     }
@@ -196,7 +197,7 @@ fn late_news_do_not_end_a_newer_flow() {
 
 #[test]
 fn an_expired_copy_does_not_hide_a_living_flow() {
-    let mut director = with_late_news(1);
+    let mut director = with_late_news(&[]);
     let server = server_of(director.send(1, &tcp_of(1, "A")));
     for _ in 0..3 {
         director.now += 400_000;
