@@ -19,6 +19,8 @@ pub enum Expected {
         protocol: Protocol,
         /// Whether it is an ICMP error.
         error: bool,
+        /// Its VLAN ids, outermost first.
+        vlans: [u16; 2],
     },
 }
 
@@ -79,15 +81,16 @@ pub fn judge(packet: &[u8]) -> Expected {
 fn frame(mut rest: Rest<'_>) -> Result<Expected, DropReasonOf> {
     rest.take(12)?;
     let mut kind = rest.word()?;
-    for _ in 0..2 {
+    let mut vlans = [0; 2];
+    for id in &mut vlans {
         if kind == 0x8100 || kind == 0x88a8 {
-            rest.word()?;
+            *id = rest.word()? % 4096;
             kind = rest.word()?;
         }
     }
     match kind {
-        0x0800 => packet(rest, Version::V4),
-        0x86dd => packet(rest, Version::V6),
+        0x0800 => packet(rest, Version::V4, vlans),
+        0x86dd => packet(rest, Version::V6, vlans),
         _ => Err(UnknownProtocol),
     }
 }
@@ -105,14 +108,14 @@ struct Ip {
     protocol: u8,
 }
 
-fn packet(mut rest: Rest<'_>, version: Version) -> Result<Expected, DropReasonOf> {
+fn packet(mut rest: Rest<'_>, version: Version, vlans: [u16; 2]) -> Result<Expected, DropReasonOf> {
     let ip = header(&mut rest, version, false)?;
     let error_types: &[u8] = match (version, ip.protocol) {
         (Version::V4, 1) => &[3, 11, 12],
         (Version::V6, 58) => &[1, 2, 3, 4],
         _ => {
             let (port, protocol) = transport(&mut rest, ip.protocol)?;
-            return Ok(Expected::For { vip: ip.destination, port, protocol, error: false });
+            return Ok(Expected::For { vip: ip.destination, port, protocol, error: false, vlans });
         }
     };
     if !error_types.contains(&rest.byte()?) {
@@ -127,7 +130,7 @@ fn packet(mut rest: Rest<'_>, version: Version) -> Result<Expected, DropReasonOf
     };
     let port = rest.word()?;
     rest.word()?;
-    Ok(Expected::For { vip: quoted.source, port, protocol, error: true })
+    Ok(Expected::For { vip: quoted.source, port, protocol, error: true, vlans })
 }
 
 fn header(rest: &mut Rest<'_>, version: Version, quoted: bool) -> Result<Ip, DropReasonOf> {
@@ -243,9 +246,11 @@ mod tests {
                 true,
             ),
         ] {
-            let Expected::For { port: p, protocol: q, error: e, vip } = judge(&frame(text)) else {
+            let Expected::For { port: p, protocol: q, error: e, vip, vlans } = judge(&frame(text))
+            else {
                 panic!("{text}");
             };
+            assert_eq!(vlans, [0, 0]);
             assert_eq!((p, q, e), (port, protocol, error), "{text}");
             assert!([frames::VIP, frames::VIP6].contains(&vip.to_string().as_str()));
         }

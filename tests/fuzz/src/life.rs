@@ -127,12 +127,14 @@ impl Life {
 
     /// Whether the verdict is what the judge expects.
     fn compare(&mut self, verdict: Verdict, expected: Expected) {
-        let (vip, port, protocol, error) = match expected {
+        let (vip, port, protocol, error, vlans) = match expected {
             Expected::Unparsed(reason) => {
                 assert_eq!(verdict, Verdict::Dropped(reason.into()));
                 return;
             }
-            Expected::For { vip, port, protocol, error } => (vip, port, protocol, error),
+            Expected::For { vip, port, protocol, error, vlans } => {
+                (vip, port, protocol, error, vlans)
+            }
         };
         let key = ServiceKey { address: vip, port, protocol };
         let services = self.director.plan.services.iter().flatten();
@@ -145,8 +147,14 @@ impl Life {
                 let mut members = service.members.iter().flatten();
                 let member = members.find(|member| mac_of(member.machine) == mac);
                 let member = member.unwrap_or_else(|| panic!("{mac:02x?} does not serve {key:?}"));
-                assert!(member.neighbor.is_some(), "{member:?}");
+                let neighbor = member.neighbor.expect("frames go to known neighbors");
+                assert_eq!(neighbor.vlans, vlans, "{member:?}");
                 assert!(error || member.state != ServerState::Expired, "{member:?}");
+            }
+            Verdict::Dropped(DropReason::OtherVlan) => {
+                // Of a service, all are on the same network here.
+                let mut neighbors = service.members.iter().flatten().filter_map(|m| m.neighbor);
+                assert!(neighbors.all(|neighbor| neighbor.vlans != vlans), "{vlans:?} {key:?}");
             }
             Verdict::Dropped(DropReason::UnknownIcmp) => assert!(error),
             Verdict::Dropped(DropReason::UnknownFlow) => assert!(!error),

@@ -57,7 +57,10 @@ fn extensions(random: &mut Random, layers: &mut Layers) {
     while random.once_in(3) {
         let units = random.below(3) as u8;
         layers.push(match random.below(8) {
-            0 => Layer::Fragment { offset: 0, more: random.once_in(2) },
+            0 => {
+                let offset = if random.once_in(2) { 0 } else { random.below(200) as u16 };
+                Layer::Fragment { offset, more: random.once_in(2) }
+            }
             n => Layer::Extension { number: [0, 43, 51, 60][n % 4], units },
         });
     }
