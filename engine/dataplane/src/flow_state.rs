@@ -59,7 +59,8 @@ impl TcpFlags {
     /// The bits up to ACK, of which PSH (0x08) says nothing.
     const DECISIVE: u8 = 0x1f;
 
-    /// Whether the packet opens a connection: SYN and nothing that contradicts it.
+    /// Whether the packet opens a connection: SYN and nothing that contradicts it. IPVS takes any
+    /// SYN (`is_new_conn`), for the sake of active FTP: a SYN-ACK that nobody asked for is one.
     #[inline]
     pub fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
@@ -94,7 +95,7 @@ static AFTER: [[FlowState; STATES.len()]; TcpFlags::DECISIVE as usize + 1] = {
 };
 
 /// RST goes before SYN, SYN before FIN, FIN before ACK (`tcp_state_idx`). A packet with none of
-/// them, which no TCP sends, changes nothing.
+/// them, which no TCP sends, changes nothing; IPVS closes the flow, which anyone could abuse.
 const fn transition(state: FlowState, flags: u8) -> FlowState {
     use FlowState::*;
     if matches!(state, Udp) {
