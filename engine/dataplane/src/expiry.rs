@@ -6,6 +6,7 @@
 
 use crate::decision::{Decider, Moment, Select};
 use crate::flow_state::{TICK_SHIFT, Ticks};
+use crate::flow_table::FlowTable;
 use crate::service_table::ServerState;
 use crate::worker_memory::Millis;
 
@@ -63,6 +64,9 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
     }
 
     fn visit(&mut self, decider: &mut Decider, now: Moment, limit: usize) {
+        // Held by itself, since the decider changes what it counts meanwhile.
+        let memory = decider.memory.clone();
+        let table = (self.select)(&memory);
         for _ in 0..limit {
             let in_rhythm = self.due >= PASS;
             if in_rhythm {
@@ -71,14 +75,18 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
                 break;
             }
             self.hurry = self.hurry.saturating_sub(1);
-            self.visit_bucket(decider, now, in_rhythm);
+            self.visit_bucket(table, decider, now, in_rhythm);
         }
     }
 
     /// `in_rhythm`: the visit counts as time passed for the memory of an overflow.
-    fn visit_bucket(&mut self, decider: &mut Decider, now: Moment, in_rhythm: bool) {
-        let memory = decider.memory.clone();
-        let table = (self.select)(&memory);
+    fn visit_bucket(
+        &mut self,
+        table: &FlowTable<KEY, WORDS>,
+        decider: &mut Decider,
+        now: Moment,
+        in_rhythm: bool,
+    ) {
         if self.position >= table.bucket_count() {
             self.position = 0;
         }
@@ -89,8 +97,8 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
             let expired = flow.is_expired(now.ticks, &decider.lifetimes)
                 || decider
                     .table
-                    .server(flow.server())
-                    .is_none_or(|server| server.state == ServerState::Expired);
+                    .route(flow.server())
+                    .is_none_or(|route| matches!(route.state, None | Some(ServerState::Expired)));
             if expired {
                 decider.counts.flows_expired += 1;
                 decider.end(self.select, place, flow);
