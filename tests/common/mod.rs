@@ -1,7 +1,7 @@
 //! What the whole-program tests share: the seed's network with servers and a running director.
 //!
 //! Each test file is a program of its own and uses its part of this.
-#![allow(dead_code)]
+#![allow(dead_code)] // each test file uses some of it
 
 pub mod in_process;
 pub mod load;

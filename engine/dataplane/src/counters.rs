@@ -22,9 +22,9 @@ pub(crate) fn add(counter: &AtomicU64, amount: u64) {
 pub struct ServerCounts {
     /// Flows created.
     pub connections: u64,
-    /// Packets forwarded.
+    /// Packets addressed to the server. Those that then found the TX ring full are among them.
     pub packets: u64,
-    /// Bytes forwarded, Ethernet header included.
+    /// Bytes of these packets, Ethernet header included.
     pub bytes: u64,
     /// Flows in the table now.
     pub load: Load,
