@@ -72,7 +72,8 @@ impl fmt::Debug for Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Adds to an error of the system what was being done.
-pub(crate) trait Doing<T> {
+pub trait Doing<T> {
+    /// `doing` names the place and the attempt, as in "opening /etc/hosts".
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
 }
 

@@ -25,7 +25,7 @@ pub use cleanup::{catch_signals, interrupted, sleep_if_interrupted};
 pub use command::{line, run, run_with_input};
 pub use content::Content;
 pub use director::{Config, Director, METRICS, VirtualService};
-pub use error::{Error, Result};
+pub use error::{Doing, Error, Result};
 pub use http_client::{Answer, HttpClient, get_once, get_once_here};
 pub use http_server::HttpServer;
 pub use lock::{LOCK_FILE, MachineLock};
