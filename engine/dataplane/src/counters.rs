@@ -48,7 +48,10 @@ macro_rules! worker_counts {
             pub dropped: [u64; DropReason::ALL.len()],
         }
 
+        // On cache lines of its own (two: processors fetch them in pairs), because the worker
+        // writes it every turn: what lies beside it, others read for every new flow.
         #[derive(Default)]
+        #[repr(align(128))]
         struct Published {
             $($name: AtomicU64,)*
             dropped: [AtomicU64; DropReason::ALL.len()],

@@ -61,8 +61,13 @@ pub(crate) struct Peers {
     /// The peer whose news are read next.
     turn: usize,
     /// Copies that gave way so far, to all workers' knowledge.
-    given_up: Arc<AtomicU64>,
+    given_up: Arc<GivenUp>,
 }
+
+/// On a cache line of its own: every worker reads it for each new flow.
+#[derive(Default)]
+#[repr(align(128))]
+struct GivenUp(AtomicU64);
 
 impl Peers {
     /// For each of these workers its peers, joined by rings.
@@ -78,7 +83,7 @@ impl Peers {
                 all[right].peers.push(Peer { memory, out: right_out, in_: right_in });
             }
         }
-        let given_up = Arc::new(AtomicU64::new(0));
+        let given_up = Arc::new(GivenUp::default());
         for (before, peers) in all.iter_mut().enumerate() {
             peers.before = before;
             peers.given_up = given_up.clone();
@@ -114,13 +119,13 @@ impl Peers {
         });
         std::hint::black_box(touched);
         for _ in 0..SCANS_MAX {
-            let before = self.given_up.load(Acquire);
+            let before = self.given_up.0.load(Acquire);
             if let Some(newest) = self.scan(select, key, hash) {
                 return Some(newest);
             }
             // The flow may have moved to a peer already looked at from one not yet looked at.
             fence(Acquire);
-            if self.given_up.load(Relaxed) == before {
+            if self.given_up.0.load(Relaxed) == before {
                 break;
             }
         }
@@ -141,7 +146,7 @@ impl Peers {
 
     /// To be called before a copy that gives way is taken out: whoever misses it then looks again.
     pub fn note_given_up(&self) {
-        self.given_up.fetch_add(1, AcqRel);
+        self.given_up.0.fetch_add(1, AcqRel);
         fence(Release);
     }
 

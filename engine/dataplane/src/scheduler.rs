@@ -114,6 +114,7 @@ pub trait Scheduler: Send {
 
 /// Counters of one scheduler instance: one worker writes, the control thread reads.
 #[derive(Debug, Default)]
+#[repr(align(128))] // no line with another worker's
 pub struct SchedulerCounters {
     calls: AtomicU64,
     failures: [AtomicU64; Failure::ALL.len()],
@@ -149,6 +150,7 @@ impl SchedulerCounters {
 }
 
 /// A scheduler on its way to, or in use by, a worker, with what the worker keeps beside it.
+#[repr(align(128))] // no line with another worker's
 pub struct Instance {
     scheduler: Box<dyn Scheduler>,
     counters: Arc<SchedulerCounters>,

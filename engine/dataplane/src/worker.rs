@@ -17,6 +17,9 @@ use xsk::{BURST_MAX, Packet, Port};
 const NEWS_IN_TURN: usize = 256;
 
 /// One turn after another, a worker takes the packets of its port to the real servers.
+// Aligned, and with vectors that end behind what is ever written, so that no two workers write
+// to one cache line wherever the allocator puts them.
+#[repr(align(128))]
 pub struct Worker<P> {
     port: P,
     mailbox: WorkerEnd,
@@ -55,12 +58,17 @@ pub fn workers<P: Port>(
             decider: Decider::new(memory.clone(), peers, FlowHasher::new(seeds)),
             sweep_v4: Sweep::new(V4),
             sweep_v6: Sweep::new(V6),
-            burst: Vec::with_capacity(BURST_MAX),
-            arrivals: Vec::with_capacity(BURST_MAX),
+            burst: apart(),
+            arrivals: apart(),
         };
         (worker, Handle { mailbox: control, memory })
     });
     Ok(workers.collect())
+}
+
+/// Room for a burst, and behind it as much as keeps the next allocation off its cache lines.
+fn apart<T>() -> Vec<T> {
+    Vec::with_capacity(BURST_MAX + 128usize.div_ceil(size_of::<T>()))
 }
 
 impl<P: Port> Worker<P> {
