@@ -160,7 +160,8 @@ fn resident() -> usize {
 
 fn key(flow: usize) -> [u64; 1] {
     let client = (0x0a00_0000 + (flow / 60_000) as u32).to_be_bytes();
-    key_v4(client, 1024 + (flow % 60_000) as u16, ServiceIndex(0))
+    let port = (1024 + (flow % 60_000) as u16).to_be_bytes();
+    key_v4(client, port, ServiceIndex(0).into())
 }
 
 /// Calls `burst` with the keys of flows in shuffled order and returns ns a key.
@@ -206,11 +207,9 @@ impl Ours {
             seen += 1;
             time_bursts(self.flows, |keys| {
                 let hashes = keys.map(|key| self.hasher.hash(&key));
-                black_box(
-                    hashes
-                        .iter()
-                        .fold(0, |sum, hash| sum ^ self.table.touch(self.table.home(*hash))),
-                );
+                for hash in hashes {
+                    self.table.prefetch(self.table.home(hash));
+                }
                 for (key, hash) in keys.iter().zip(hashes) {
                     let (place, flow) = self.table.find(key, hash).expect("a known flow");
                     self.table.set(place, Flow::new(flow.server(), flow.state(), seen));

@@ -96,20 +96,16 @@ fn turn(
     let received = port.receive(burst);
     let mac = port.mac();
     counts.received += received as u64;
-    for packet in burst.drain(..) {
-        if let Some((addresses, _)) = port.bytes_mut(&packet).split_first_chunk_mut::<12>() {
+    for packet in burst.iter() {
+        if let Some((addresses, _)) = port.bytes_mut(packet).split_first_chunk_mut::<12>() {
             let [destination, source] = addresses.as_chunks_mut::<6>().0 else { unreachable!() };
             *destination = to.unwrap_or(*source);
             *source = mac;
         }
-        match port.send(packet) {
-            Ok(()) => counts.sent += 1,
-            Err(packet) => {
-                counts.dropped += 1;
-                port.release(packet);
-            }
-        }
     }
+    counts.sent += port.send(burst) as u64;
+    counts.dropped += burst.len() as u64;
+    burst.drain(..).for_each(|packet| port.release(packet));
     port.flush();
     port.refill();
     received

@@ -162,9 +162,7 @@ impl Counters {
 
     #[inline]
     pub(crate) fn count_packet(&self, index: ServerIndex, bytes: usize) {
-        let words = self.server_words(index);
-        add(&words[PACKETS], 1);
-        add(&words[BYTES], bytes as u64);
+        self.servers().count_packet(index, bytes);
     }
 
     pub(crate) fn count_connection(&self, index: ServerIndex) {
@@ -177,9 +175,28 @@ impl Counters {
         add(&self.server_words(index)[word], change as u64);
     }
 
+    /// The counters of all servers, looked up once a burst.
+    #[inline]
+    pub(crate) fn servers(&self) -> Servers<'_> {
+        let (servers, _) = self.servers.as_chunks();
+        Servers(servers.try_into().expect("words for every index that there can be"))
+    }
+
     #[inline]
     fn server_words(&self, index: ServerIndex) -> &[AtomicU64; WORDS_PER_SERVER] {
-        let (servers, _) = self.servers.as_chunks::<WORDS_PER_SERVER>();
-        &servers[usize::from(index.0)]
+        &self.servers().0[usize::from(index.0)]
+    }
+}
+
+/// The counters of all servers, by index: as many as there are indices, so none is out of range.
+pub(crate) struct Servers<'a>(&'a [[AtomicU64; WORDS_PER_SERVER]; SERVERS_MAX + 1]);
+
+impl Servers<'_> {
+    /// A packet was addressed to the server.
+    #[inline]
+    pub fn count_packet(&self, index: ServerIndex, bytes: usize) {
+        let words = &self.0[usize::from(index.0)];
+        add(&words[PACKETS], 1);
+        add(&words[BYTES], bytes as u64);
     }
 }

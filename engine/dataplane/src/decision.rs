@@ -3,40 +3,39 @@
 
 use crate::direct_routing::rewrite;
 use crate::drop_reason::DropReason;
-use crate::flow_key::{FlowHasher, Key, key_v4, key_v6, mapped};
-use crate::flow_state::{FlowState, Lifetimes, Ticks};
+use crate::flow_key::{FlowHasher, Key, ServiceTag, key_v4, key_v6, mapped};
+use crate::flow_state::{Event, FlowState, Lifetimes, Ticks};
 use crate::flow_table::{Flow, FlowTable, Place};
-use crate::parse::{Addresses, Content, Headers, parse_any, parse_plain};
+use crate::parse::{Addresses, Headers, parse_any};
 use crate::peers::{News, Peers, What};
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
-use crate::service_table::{
-    Protocol, ServerIndex, ServerState, Service, ServiceIndex, ServiceTable,
-};
-use crate::service_table::{Route, passage, word_v4};
+use crate::service_table::{Passage, ServerIndex, ServerState, Service, ServiceTable, word_v4};
 use crate::settings::{Settings, UnknownFlow};
 use crate::worker_memory::{Millis, WorkerMemory, ticks};
 use crate::{SERVICES_MAX, WorkerCounts};
 use std::sync::Arc;
 
-/// A packet whose virtual service is known: the first step is done.
+/// A packet after the first step: its virtual service is known, or it is to be dropped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Arrival {
-    key: Key,
-    hash: u64,
-    /// The flow's home in this worker's table.
-    home: u32,
-    service: ServiceIndex,
-    content: Content,
-    vlans: [u16; 2],
-    /// [`passage`] of a packet in the middle of its flow, else [`NEEDS_A_LOOK`].
-    passage: u64,
+pub(crate) enum Arrival {
+    V4(Known<1>),
+    V6(Known<3>),
+    Unwanted(DropReason),
 }
 
-/// The passage of a packet that may change more than the state of its flow, which no server has.
-const NEEDS_A_LOOK: u64 = u64::MAX - 1;
+/// A packet whose virtual service is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<const KEY: usize> {
+    pub key: [u64; KEY],
+    pub hash: u64,
+    pub passage: Passage,
+    /// The flow's home in this worker's table.
+    pub home: u32,
+    pub event: Event,
+}
 
 /// No service has the port 0, and so none this word.
-const NO_SERVICE: (u64, ServiceIndex) = (0, ServiceIndex(u16::MAX));
+const NO_SERVICE: (u64, ServiceTag) = (0, ServiceTag::NONE);
 
 /// A moment, in both of the dataplane's units.
 #[derive(Debug, Clone, Copy)]
@@ -67,8 +66,8 @@ type Found = (Option<Place>, Flow);
 /// Decides for one worker.
 pub(crate) struct Decider {
     pub table: Arc<ServiceTable>,
-    /// The service found last, by [`word_v4`].
-    last_service: (u64, ServiceIndex),
+    /// The service found last, by [`word_v4`]; its tag is [`ServiceTag::NONE`] if it is no service.
+    pub last_service: (u64, ServiceTag),
     pub settings: Settings,
     pub lifetimes: Lifetimes,
     pub schedulers: Vec<Option<Box<Instance>>>,
@@ -107,125 +106,65 @@ impl Decider {
 
     pub fn set(&mut self, settings: Settings) {
         self.settings = settings;
-        self.lifetimes = Lifetimes::new(&settings.timeouts);
+        self.lifetimes.set(&settings.timeouts);
         self.overflow_sweeps = crate::expiry::sweeps_in(self.lifetimes.longest());
     }
 
-    /// First step: parses the packet and finds its virtual service.
-    #[inline]
-    pub fn recognise(&mut self, packet: &[u8], arrivals: &mut Vec<Result<Arrival, DropReason>>) {
-        // Each way ends in a push of its own: what meets before is first written to the stack.
-        match parse_plain(packet) {
-            Some(headers) => arrivals.push(self.arrive(&headers)),
-            None => arrivals.push(self.recognise_any(packet)),
-        }
-    }
-
+    /// First step, any packet: parses it and finds its virtual service.
     #[inline(never)]
-    fn recognise_any(&mut self, packet: &[u8]) -> Result<Arrival, DropReason> {
-        self.arrive(&parse_any(packet)?)
+    pub fn recognise(&mut self, packet: &[u8]) -> Arrival {
+        parse_any(packet)
+            .and_then(|headers| self.arrive(&headers))
+            .unwrap_or_else(Arrival::Unwanted)
     }
 
-    #[inline]
     fn arrive(&mut self, headers: &Headers) -> Result<Arrival, DropReason> {
-        let Headers { vlans, addresses, client_port, service_port, content } = *headers;
-        let protocol = content.protocol();
-        let (service, key, hash, home) = match addresses {
+        let Headers { vlans, addresses, client_port, service_port, event } = *headers;
+        let protocol = event.protocol();
+        match addresses {
             Addresses::V4 { client, vip } => {
-                let service = self.find_service_v4(word_v4(vip, service_port, protocol))?;
-                let key = key_v4(client, client_port, service);
-                let hash = self.hasher.hash(&key);
-                (service, Key::V4(key), hash, self.memory.flows_v4.home(hash))
+                let word = word_v4(vip, service_port, protocol);
+                let service = self.table.find_v4(word).ok_or(DropReason::NoService)?.into();
+                self.last_service = (word, service);
+                let known = self.known(V4, key_v4(client, client_port, service), vlans, event);
+                Ok(Arrival::V4(known))
             }
             Addresses::V6 { client, vip } => {
                 let service = self.table.find_v6(vip, service_port, protocol);
-                let service = service.ok_or(DropReason::NoService)?;
-                let key = key_v6(client, client_port, service);
-                let hash = self.hasher.hash(&key);
-                (service, Key::V6(key), hash, self.memory.flows_v6.home(hash))
+                let service = service.ok_or(DropReason::NoService)?.into();
+                let known = self.known(V6, key_v6(client, client_port, service), vlans, event);
+                Ok(Arrival::V6(known))
             }
-        };
-        let passage = if content.continues() { passage(service, vlans) } else { NEEDS_A_LOOK };
-        Ok(Arrival { key, hash, home: home as u32, service, content, vlans, passage })
-    }
-
-    /// Most packets are for the service of the packet before.
-    #[inline]
-    fn find_service_v4(&mut self, word: u64) -> Result<ServiceIndex, DropReason> {
-        if self.last_service.0 != word {
-            let service = self.table.find_v4(word).ok_or(DropReason::NoService)?;
-            self.last_service = (word, service);
-        }
-        Ok(self.last_service.1)
-    }
-
-    /// Brings the packet's part of the flow table into the cache.
-    #[inline]
-    pub fn touch(&self, arrival: &Arrival) -> u64 {
-        match arrival.key {
-            Key::V4(_) => self.memory.flows_v4.touch(arrival.home as usize),
-            Key::V6(_) => self.memory.flows_v6.touch(arrival.home as usize),
         }
     }
 
-    /// The other three steps, and the rewrite: `packet` leaves for an RS, from `source`.
-    #[inline]
-    pub fn decide(
-        &mut self,
-        arrival: &Arrival,
-        packet: &mut [u8],
-        source: [u8; 6],
-        now: Moment,
-    ) -> Result<(), DropReason> {
-        let continued = match &arrival.key {
-            Key::V4(key) => self.continue_flow(V4, key, arrival, packet, source, now),
-            Key::V6(key) => self.continue_flow(V6, key, arrival, packet, source, now),
-        };
-        if continued { Ok(()) } else { self.decide_anything(arrival, packet, source, now) }
+    fn known<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: Select<KEY, WORDS>,
+        key: [u64; KEY],
+        vlans: [u16; 2],
+        event: Event,
+    ) -> Known<KEY> {
+        let table = select(&self.memory);
+        let hash = self.hasher.hash(&key);
+        let home = table.home(hash);
+        table.prefetch(home);
+        let passage = Passage::new(ServiceTag::of_word(key[KEY - 1]), vlans);
+        Known { key, hash, passage, home: home as u32, event }
     }
 
-    /// What most packets need: the flow is where it should be, it lives, its server takes the
-    /// packet. False leaves it to [`Decider::decide_anything`], which would do just the same.
-    #[inline]
-    fn continue_flow<const KEY: usize, const WORDS: usize>(
+    /// The other three steps, any packet, and the rewrite: `packet` leaves for an RS, from `source`.
+    #[inline(never)]
+    pub fn decide<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
-        arrival: &Arrival,
-        packet: &mut [u8],
-        source: [u8; 6],
-        now: Moment,
-    ) -> bool {
-        let found = select(&self.memory).find_at_home(key, arrival.home as usize);
-        let Some((place, flow)) = found else {
-            return false;
-        };
-        let Some(Route { passage, neighbor: Some(neighbor), .. }) = self.table.route(flow.server())
-        else {
-            return false;
-        };
-        if *passage != arrival.passage || flow.is_expired(now.ticks, &self.lifetimes) {
-            return false;
-        }
-        rewrite(packet, neighbor.mac, source);
-        self.memory.counters.count_packet(flow.server(), packet.len());
-        self.move_on(select, place, flow, arrival.content, now);
-        true
-    }
-
-    #[inline(never)]
-    fn decide_anything(
-        &mut self,
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         packet: &mut [u8],
         source: [u8; 6],
         now: Moment,
     ) -> Result<(), DropReason> {
-        let server = match &arrival.key {
-            Key::V4(key) => self.find_server(V4, key, arrival, now)?,
-            Key::V6(key) => self.find_server(V6, key, arrival, now)?,
-        };
-        let destination = self.find_neighbor(server, arrival)?;
+        let server = self.find_server(select, arrival, now)?;
+        let destination = self.find_neighbor(server, arrival.passage)?;
         rewrite(packet, destination, source);
         self.memory.counters.count_packet(server, packet.len());
         Ok(())
@@ -234,13 +173,12 @@ impl Decider {
     fn find_server<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
-        let found = select(&self.memory).find(key, arrival.hash);
-        if let Content::Error(_) = arrival.content {
-            return self.server_of_error(select, key, arrival, found.map(|(_, flow)| flow), now);
+        let found = select(&self.memory).find(&arrival.key, arrival.hash);
+        if arrival.event.is_error() {
+            return self.server_of_error(select, arrival, found.map(|(_, flow)| flow), now);
         }
         let found = match found {
             Some((place, flow)) if !flow.is_expired(now.ticks, &self.lifetimes) => {
@@ -249,31 +187,31 @@ impl Decider {
             Some((place, flow)) => {
                 self.counts.flows_expired += 1;
                 self.end(select, place, flow);
-                self.adopt(select, key, arrival, now)
+                self.adopt(select, arrival, now)
             }
-            None => self.adopt(select, key, arrival, now),
+            None => self.adopt(select, arrival, now),
         };
         if let Some(found) = found
-            && let Some(server) = self.follow(select, key, found, arrival, now)?
+            && let Some(server) = self.follow(select, found, arrival, now)?
         {
             return Ok(server);
         }
-        self.begin(select, key, arrival, now)
+        self.begin(select, arrival, now)
     }
 
     /// Second step, a known flow: its state moves on. `None` when the packet starts anew.
     fn follow<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
         (place, flow): Found,
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         now: Moment,
     ) -> Result<Option<ServerIndex>, DropReason> {
-        let content = arrival.content;
-        let opens = matches!(content, Content::Tcp(flags) if flags.opens());
+        let event = arrival.event;
+        let opens = event.opens();
         let route = self.table.route(flow.server());
-        let state = route.filter(|route| route.service == arrival.service).and_then(|r| r.state);
+        let state =
+            route.filter(|route| route.service == arrival.passage.service()).and_then(|r| r.state);
         let anew = match state {
             // Not a server of this service: the entry outlived its server.
             None => true,
@@ -293,18 +231,16 @@ impl Decider {
                 None => {
                     let last =
                         if flow.was_seen_before(now.ticks) { now.ticks } else { flow.seen() };
-                    let news = News { key: arrival.key, what: What::Ended(last) };
-                    self.peers.tell(select, key, arrival.hash, news);
+                    let news = News { key: Key::new(&arrival.key), what: What::Ended(last) };
+                    self.peers.tell(select, &arrival.key, arrival.hash, news);
                 }
             }
-            let lost = state == Some(ServerState::Expired)
-                && content.protocol() == Protocol::Tcp
-                && !opens;
+            let lost = state == Some(ServerState::Expired) && event.is_tcp() && !opens;
             return if lost { Err(DropReason::ServerExpired) } else { Ok(None) };
         }
         match place {
-            Some(place) => self.move_on(select, place, flow, content, now),
-            None => self.report(select, key, flow, arrival, now),
+            Some(place) => self.note(select, place, flow, flow.state().after(event), now),
+            None => self.report(select, flow, arrival, now),
         }
         Ok(Some(flow.server()))
     }
@@ -313,29 +249,15 @@ impl Decider {
     fn report<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
         flow: Flow,
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         now: Moment,
     ) {
-        let state = state_after(flow, arrival.content);
+        let state = flow.state().after(arrival.event);
         if state != flow.state() || flow.was_seen_before(now.ticks.wrapping_sub(REPORT_AFTER)) {
-            let news = News { key: arrival.key, what: What::Lives(state) };
-            self.peers.tell(select, key, arrival.hash, news);
+            let news = News { key: Key::new(&arrival.key), what: What::Lives(state) };
+            self.peers.tell(select, &arrival.key, arrival.hash, news);
         }
-    }
-
-    /// The flow at `place` had a packet.
-    #[inline]
-    fn move_on<const KEY: usize, const WORDS: usize>(
-        &mut self,
-        select: Select<KEY, WORDS>,
-        place: Place,
-        flow: Flow,
-        content: Content,
-        now: Moment,
-    ) {
-        self.note(select, place, flow, state_after(flow, content), now);
     }
 
     /// Second step, a flow that another worker knows: from now on it is this worker's.
@@ -343,26 +265,30 @@ impl Decider {
     fn adopt<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         now: Moment,
     ) -> Option<Found> {
         let hash = arrival.hash;
-        let flow = self.peers.find(select, key, hash)?;
+        let flow = self.peers.find(select, &arrival.key, hash)?;
         if flow.is_expired(now.ticks, &self.lifetimes) {
             return None;
         }
         // Who cannot be told would count the flow as well: it stays there until the next packet.
-        if !self.peers.can_be_told(select, key, hash) {
+        if !self.peers.can_be_told(select, &arrival.key, hash) {
             return Some((None, flow));
         }
         let Some(place) = self.make_room(select, hash, now) else {
             return Some((None, flow));
         };
         let flow = flow.taken_over(now.ticks);
-        self.put(select, place, key, hash, flow);
+        self.put(select, place, &arrival.key, hash, flow);
         self.counts.flows_adopted += 1;
-        self.peers.tell(select, key, hash, News { key: arrival.key, what: What::Moved });
+        self.peers.tell(
+            select,
+            &arrival.key,
+            hash,
+            News { key: Key::new(&arrival.key), what: What::Moved },
+        );
         Some((Some(place), flow))
     }
 
@@ -371,28 +297,22 @@ impl Decider {
     fn begin<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
         let overflowed = self.has_overflowed(select, arrival.hash);
-        let state = match arrival.content {
-            Content::Tcp(flags) => {
-                if !flags.opens() {
-                    if overflowed {
-                        // While such a flow has packets, its overflow is not forgotten.
-                        self.counts.overflow_followers += 1;
-                        select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
-                        return self.consistent_server(arrival);
-                    }
-                    if self.settings.unknown_flow == UnknownFlow::Drop || flags.resets() {
-                        return Err(DropReason::UnknownFlow);
-                    }
-                }
-                FlowState::first(flags)
+        let event = arrival.event;
+        if event.is_tcp() && !event.opens() {
+            if overflowed {
+                // While such a flow has packets, its overflow is not forgotten.
+                self.counts.overflow_followers += 1;
+                select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
+                return self.consistent_server(arrival);
             }
-            _ => FlowState::Udp,
-        };
+            if self.settings.unknown_flow == UnknownFlow::Drop || event.resets() {
+                return Err(DropReason::UnknownFlow);
+            }
+        }
         // Asked first, so that nothing is evicted for a flow that nobody will serve.
         let consistent = self.consistent_server(arrival)?;
         let Some(place) = self.make_room(select, arrival.hash, now) else {
@@ -408,16 +328,27 @@ impl Decider {
         } else {
             self.schedule(arrival, now).unwrap_or(consistent)
         };
-        self.put(select, place, key, arrival.hash, Flow::new(server, state, now.ticks));
+        self.put(
+            select,
+            place,
+            &arrival.key,
+            arrival.hash,
+            Flow::new(server, FlowState::first(event), now.ticks),
+        );
         self.counts.flows_created += 1;
         self.memory.counters.count_connection(server);
         Ok(server)
     }
 
     /// The scheduler's choice, if it made one that is of use.
-    fn schedule(&mut self, arrival: &Arrival, now: Moment) -> Option<ServerIndex> {
-        let service = self.table.service(arrival.service)?;
-        let instance = self.schedulers.get_mut(usize::from(arrival.service.0))?.as_mut()?;
+    fn schedule<const KEY: usize>(
+        &mut self,
+        arrival: &Known<KEY>,
+        now: Moment,
+    ) -> Option<ServerIndex> {
+        let index = arrival.passage.service();
+        let service = self.table.service(index)?;
+        let instance = self.schedulers.get_mut(usize::from(index.0))?.as_mut()?;
         let loads = WorkerLoads { memory: &self.memory, peers: &self.peers };
         let slot = instance.schedule(service, &new_flow(service, arrival), &loads, now.millis);
         service.servers.get(slot.ok()?).copied()?
@@ -428,18 +359,18 @@ impl Decider {
     fn server_of_error<const KEY: usize, const WORDS: usize>(
         &mut self,
         select: Select<KEY, WORDS>,
-        key: &[u64; KEY],
-        arrival: &Arrival,
+        arrival: &Known<KEY>,
         own: Option<Flow>,
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
         // Errors come from routers, so a NIC seldom puts them on their flow's queue.
         let lives = |flow: &Flow| !flow.is_expired(now.ticks, &self.lifetimes);
-        let flow =
-            own.filter(lives).or_else(|| self.peers.find(select, key, arrival.hash).filter(lives));
+        let flow = own
+            .filter(lives)
+            .or_else(|| self.peers.find(select, &arrival.key, arrival.hash).filter(lives));
         if let Some(flow) = flow
             && let Some(route) = self.table.route(flow.server())
-            && route.service == arrival.service
+            && route.service == arrival.passage.service()
         {
             return Ok(flow.server());
         }
@@ -461,8 +392,11 @@ impl Decider {
     }
 
     /// The stateless choice.
-    fn consistent_server(&self, arrival: &Arrival) -> Result<ServerIndex, DropReason> {
-        let service = self.table.service(arrival.service).ok_or(DropReason::NoService)?;
+    fn consistent_server<const KEY: usize>(
+        &self,
+        arrival: &Known<KEY>,
+    ) -> Result<ServerIndex, DropReason> {
+        let service = self.table.service(arrival.passage.service()).ok_or(DropReason::NoService)?;
         if service.removed {
             return Err(DropReason::ServiceRemoved);
         }
@@ -471,27 +405,18 @@ impl Decider {
     }
 
     /// Fourth step: the MAC address of the server.
-    fn find_neighbor(&self, index: ServerIndex, arrival: &Arrival) -> Result<[u8; 6], DropReason> {
+    fn find_neighbor(&self, index: ServerIndex, passage: Passage) -> Result<[u8; 6], DropReason> {
         let route = self.table.route(index).ok_or(DropReason::NoServer)?;
-        let neighbor = route.neighbor.as_ref().ok_or(DropReason::NoNeighbor)?;
-        if neighbor.vlans != arrival.vlans {
+        let vlans = route.vlans.ok_or(DropReason::NoNeighbor)?;
+        if vlans != passage.vlans() {
             return Err(DropReason::OtherVlan);
         }
-        Ok(neighbor.mac)
+        Ok(route.mac)
     }
 }
 
-/// The state of a flow after a packet.
-#[inline]
-fn state_after(flow: Flow, content: Content) -> FlowState {
-    match content {
-        Content::Tcp(flags) => flow.state().after(flags),
-        Content::Udp | Content::Error(_) => flow.state(),
-    }
-}
-
-fn new_flow(service: &Service, arrival: &Arrival) -> NewFlow {
-    let (source, source_port) = arrival.key.client();
+fn new_flow<const KEY: usize>(service: &Service, arrival: &Known<KEY>) -> NewFlow {
+    let (source, source_port) = Key::new(&arrival.key).client();
     NewFlow {
         source,
         destination: mapped(service.key.address),

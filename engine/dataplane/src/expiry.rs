@@ -129,7 +129,7 @@ mod tests {
         let mut decider = Decider::new(Arc::new(memory), Peers::default(), hasher);
         let flow = Flow::new(ServerIndex(0), FlowState::SynRecv, 0);
         for number in 0..FLOWS {
-            let key = key_v4(number.to_be_bytes(), 7, ServiceIndex(0));
+            let key = key_v4(number.to_be_bytes(), [0, 7], ServiceIndex(0).into());
             let (hash, table) = (hasher.hash(&key), &decider.memory.flows_v4);
             let room = table.make_room(hash, |_| false, |key| hasher.hash(key));
             let Room::Free(place) = room else { panic!("no room") };

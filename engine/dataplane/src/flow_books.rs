@@ -38,8 +38,8 @@ impl Decider {
         hash: u64,
         now: Moment,
     ) -> Option<Place> {
-        let (hasher, lifetimes) = (self.hasher, self.lifetimes);
-        let expired = |flow: Flow| flow.is_expired(now.ticks, &lifetimes);
+        let (hasher, lifetimes) = (self.hasher, &self.lifetimes);
+        let expired = |flow: Flow| flow.is_expired(now.ticks, lifetimes);
         match select(&self.memory).make_room(hash, expired, |key| hasher.hash(key)) {
             Room::Free(place) => Some(place),
             Room::Evicted(place, flow) => {

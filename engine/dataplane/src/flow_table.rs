@@ -10,7 +10,7 @@
 //! its key first and put in by writing its key last, and a reader that finds the key unchanged
 //! after reading the value has a consistent entry.
 
-use crate::flow_state::{FlowState, Lifetimes, Ticks};
+use crate::flow_state::{Event, FlowState, Lifetimes, Ticks};
 use crate::service_table::ServerIndex;
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -52,22 +52,19 @@ const PASSED_BY: usize = 0;
 const OVERFLOW: usize = 1;
 
 impl Flow {
-    /// A flow of `server` in `state`, whose last packet came at `seen`.
-    /// A flow without a mark.
+    /// A flow of `server` in `state`, whose last packet came at `seen`. Without a mark.
     #[inline]
     pub fn new(server: ServerIndex, state: FlowState, seen: Ticks) -> Flow {
         let (seen, server) = (u64::from(seen), u64::from(server.0));
         Flow(seen << SEEN_SHIFT | server << SERVER_SHIFT | state.to_bits())
     }
 
-    /// Where it goes.
     /// Its real server.
     #[inline]
     pub fn server(self) -> ServerIndex {
         ServerIndex((self.0 >> SERVER_SHIFT) as u16)
     }
 
-    /// Its state.
     /// Its state.
     #[inline]
     pub fn state(self) -> FlowState {
@@ -80,7 +77,6 @@ impl Flow {
         (self.0 >> SEEN_SHIFT) as Ticks
     }
 
-    /// Whether its timeout is over.
     /// Whether its state's timeout has passed.
     #[inline]
     pub fn is_expired(self, now: Ticks, lifetimes: &Lifetimes) -> bool {
@@ -89,10 +85,22 @@ impl Flow {
     }
 
     /// Whether its last packet came before `now`.
-    /// Whether its last packet came before `now`.
     #[inline]
     pub fn was_seen_before(self, now: Ticks) -> bool {
         (self.seen().wrapping_sub(now) as i32) < 0
+    }
+
+    /// Whether a packet of this event changes nothing but the time of its last packet, and may: its
+    /// timeout has not passed, and it was not seen in the future (`is_expired`).
+    #[inline]
+    pub(crate) fn goes_on(self, event: Event, now: Ticks, lifetimes: &Lifetimes) -> bool {
+        now.wrapping_sub(self.seen()) < lifetimes.unchanged(self.0, event)
+    }
+
+    /// The same flow and mark, with its last packet at `now`.
+    #[inline]
+    fn seen_at(self, now: Ticks) -> Flow {
+        Flow(self.0 & u64::from(u32::MAX) | u64::from(now) << SEEN_SHIFT)
     }
 
     /// Whether the last packet of this flow came after that of `other`.
@@ -156,6 +164,31 @@ fn count_looks(slots: usize) {
     let _ = slots;
 }
 
+/// The buckets of a table, looked up once a burst, to find flows where most are: at home.
+pub struct Homes<'a, const KEY: usize, const WORDS: usize>(&'a [Bucket<WORDS>]);
+
+/// What the table remembers of a flow that was found at home.
+pub struct Remembered<'a>(&'a AtomicU64);
+
+impl<'a, const KEY: usize, const WORDS: usize> Homes<'a, KEY, WORDS> {
+    /// Finds the flow with this key if it is in its home bucket.
+    #[inline]
+    pub fn find(&self, key: &[u64; KEY], home: usize) -> Option<(Remembered<'a>, Flow)> {
+        let bucket = self.0.get(home)?;
+        let slot = FlowTable::<KEY, WORDS>::match_slot(bucket, key)?;
+        let value = &bucket[FlowTable::<KEY, WORDS>::VALUES + slot];
+        Some((Remembered(value), Flow(value.load(Relaxed))))
+    }
+}
+
+impl Remembered<'_> {
+    /// Notes that `flow`, which was found here, had its last packet at `now`.
+    #[inline]
+    pub fn note(&self, flow: Flow, now: Ticks) {
+        self.0.store(flow.seen_at(now).0, Relaxed);
+    }
+}
+
 impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     const VALUES: usize = {
         assert!(WORDS == BUCKET * (KEY + 1));
@@ -199,20 +232,16 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         (home, self.buckets().get(home..home + PROBE_MAX).unwrap_or(&[]))
     }
 
-    /// Reads a word of the bucket `home` and forgets it: the bucket is in the cache when its turn
-    /// comes. The caller makes some use of the result, so that the load stays.
+    /// Asks for the bucket `home`, so that it is in the cache when its turn comes.
     #[inline]
-    pub fn touch(&self, home: usize) -> u64 {
-        self.buckets().get(home).map_or(0, |bucket| bucket[0].load(Relaxed))
+    pub fn prefetch(&self, home: usize) {
+        self.words.prefetch(home * WORDS);
     }
 
-    /// Finds the flow with this key where most flows are: in its home bucket.
+    /// The table as the packets of a burst look at it first.
     #[inline]
-    pub fn find_at_home(&self, key: &[u64; KEY], home: usize) -> Option<(Place, Flow)> {
-        let bucket = self.buckets().get(home)?;
-        let slot = Self::match_slot(bucket, key)?;
-        let place = Place { bucket: home as u32, slot: slot as u32 };
-        Some((place, Self::value(bucket, slot)))
+    pub fn homes(&self) -> Homes<'_, KEY, WORDS> {
+        Homes(self.buckets())
     }
 
     /// Finds the flow with this key.

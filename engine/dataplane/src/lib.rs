@@ -21,6 +21,7 @@ mod peers;
 mod scheduler;
 mod service_table;
 mod settings;
+mod short_cut;
 mod update;
 mod worker;
 mod worker_memory;
@@ -46,6 +47,6 @@ pub use worker_memory::{Capacity, FlowRecord, Millis, WorkerMemory};
 /// The flow table by itself, for the bench that compares it with another.
 #[doc(hidden)]
 pub mod table_bench {
-    pub use crate::flow_key::{FlowHasher, key_v4};
+    pub use crate::flow_key::{FlowHasher, ServiceTag, key_v4};
     pub use crate::flow_table::{Flow, FlowsV4, Room};
 }

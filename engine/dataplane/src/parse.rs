@@ -4,7 +4,7 @@
 //! and the ICMP errors, of which the quoted packet counts. Nothing here trusts a length.
 
 use crate::drop_reason::DropReason;
-use crate::flow_state::TcpFlags;
+use crate::flow_state::Event;
 use crate::service_table::Protocol;
 
 const ETHERNET_HEADER: usize = 14;
@@ -43,36 +43,8 @@ pub(crate) enum Addresses<'a> {
     V6 { client: &'a [u8; 16], vip: &'a [u8; 16] },
 }
 
-/// What the packet is to its flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content {
-    Tcp(TcpFlags),
-    Udp,
-    /// An ICMP error about a packet that a real server sent from the VIP. Addresses and ports are
-    /// those of the flow, that is the quoted ones swapped.
-    Error(Protocol),
-}
-
-impl Content {
-    /// Whether the packet comes in the middle of a flow, for all that it says itself.
-    #[inline]
-    pub fn continues(self) -> bool {
-        match self {
-            Content::Tcp(flags) => !flags.has_syn(),
-            Content::Udp => true,
-            Content::Error(_) => false,
-        }
-    }
-
-    #[inline]
-    pub fn protocol(self) -> Protocol {
-        match self {
-            Content::Tcp(_) => Protocol::Tcp,
-            Content::Udp => Protocol::Udp,
-            Content::Error(protocol) => protocol,
-        }
-    }
-}
+/// A port as on the wire.
+type Port = [u8; 2];
 
 /// A packet, as far as the director cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +52,11 @@ pub(crate) struct Headers<'a> {
     /// VLAN ids, outermost first; 0 where there is no tag.
     pub vlans: [u16; 2],
     pub addresses: Addresses<'a>,
-    pub client_port: u16,
-    pub service_port: u16,
-    pub content: Content,
+    pub client_port: Port,
+    pub service_port: Port,
+    /// What the packet is to its flow. Of an ICMP error, addresses and ports are those of the
+    /// flow, that is the quoted ones swapped.
+    pub event: Event,
 }
 
 #[inline]
@@ -109,24 +83,24 @@ pub(crate) fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
     const TRANSPORT: usize = IP + IPV4_HEADER;
     let header = packet.first_chunk::<{ TRANSPORT + TCP_HEADER }>()?;
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let total_length = usize::from(word(IP + 2));
-    let tcp_length = usize::from(header[TRANSPORT + 12] >> 4) * 4;
+    let total_length = u32::from(word(IP + 2));
+    let tcp_length = u32::from(header[TRANSPORT + 12] >> 4) * 4;
     let plain = word(IP - 2) == ETHERTYPE_IPV4
         && header[IP] == 0x45
         && header[IP + 9] == TCP
         && word(IP + 6) & IPV4_FRAGMENT == 0
-        && total_length + IP <= packet.len()
-        && tcp_length >= TCP_HEADER
-        && tcp_length + IPV4_HEADER <= total_length;
+        && total_length + IP as u32 <= packet.len() as u32
+        && tcp_length >= TCP_HEADER as u32
+        && tcp_length + IPV4_HEADER as u32 <= total_length;
     plain.then(|| Headers {
         vlans: [0, 0],
         addresses: Addresses::V4 {
             client: [header[IP + 12], header[IP + 13], header[IP + 14], header[IP + 15]],
             vip: [header[IP + 16], header[IP + 17], header[IP + 18], header[IP + 19]],
         },
-        client_port: word(TRANSPORT),
-        service_port: word(TRANSPORT + 2),
-        content: Content::Tcp(TcpFlags(header[TRANSPORT + 13])),
+        client_port: [header[TRANSPORT], header[TRANSPORT + 1]],
+        service_port: [header[TRANSPORT + 2], header[TRANSPORT + 3]],
+        event: Event::tcp(header[TRANSPORT + 13]),
     })
 }
 
@@ -189,43 +163,43 @@ fn parse_ipv4(packet: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason>
     if ip.protocol == ICMP {
         return parse_icmp_error(ip.payload, vlans);
     }
-    let (client_port, service_port, content) = parse_transport(ip.protocol, ip.payload)?;
+    let (client_port, service_port, event) = parse_transport(ip.protocol, ip.payload)?;
     let addresses = Addresses::V4 { client: ip.source, vip: ip.destination };
-    Ok(Headers { vlans, addresses, client_port, service_port, content })
+    Ok(Headers { vlans, addresses, client_port, service_port, event })
 }
 
 #[inline]
-fn parse_transport(protocol: u8, payload: &[u8]) -> Result<(u16, u16, Content), DropReason> {
-    let content = match protocol {
+fn parse_transport(protocol: u8, payload: &[u8]) -> Result<(Port, Port, Event), DropReason> {
+    let event = match protocol {
         TCP => {
             let header: &[u8; TCP_HEADER] = array(payload, 0)?;
             let header_length = usize::from(header[12] >> 4) * 4;
             if header_length < TCP_HEADER || header_length > payload.len() {
                 return Err(DropReason::Malformed);
             }
-            Content::Tcp(TcpFlags(header[13]))
+            Event::tcp(header[13])
         }
         UDP => {
             let length = usize::from(word(payload, 4)?);
             if length < UDP_HEADER || length > payload.len() {
                 return Err(DropReason::Malformed);
             }
-            Content::Udp
+            Event::UDP
         }
         _ => return Err(DropReason::UnknownProtocol),
     };
-    Ok((word(payload, 0)?, word(payload, 2)?, content))
+    Ok((*array(payload, 0)?, *array(payload, 2)?, event))
 }
 
 /// The ports of a quoted packet, of which only eight bytes behind the IP header are certain
 /// (RFC 792; RFC 4443 quotes more).
-fn quoted_ports(protocol: u8, payload: &[u8]) -> Result<(u16, u16, Protocol), DropReason> {
+fn quoted_ports(protocol: u8, payload: &[u8]) -> Result<(Port, Port, Protocol), DropReason> {
     let protocol = match protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         _ => return Err(DropReason::UnknownProtocol),
     };
-    Ok((word(payload, 0)?, word(payload, 2)?, protocol))
+    Ok((*array(payload, 0)?, *array(payload, 2)?, protocol))
 }
 
 fn parse_icmp_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason> {
@@ -243,7 +217,7 @@ fn parse_icmp_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, Drop
         addresses: Addresses::V4 { client: ip.destination, vip: ip.source },
         client_port,
         service_port,
-        content: Content::Error(protocol),
+        event: Event::error(protocol),
     })
 }
 
@@ -302,9 +276,9 @@ fn parse_ipv6(packet: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason>
     if ip.protocol == ICMPV6 {
         return parse_icmpv6_error(ip.payload, vlans);
     }
-    let (client_port, service_port, content) = parse_transport(ip.protocol, ip.payload)?;
+    let (client_port, service_port, event) = parse_transport(ip.protocol, ip.payload)?;
     let addresses = Addresses::V6 { client: ip.source, vip: ip.destination };
-    Ok(Headers { vlans, addresses, client_port, service_port, content })
+    Ok(Headers { vlans, addresses, client_port, service_port, event })
 }
 
 fn parse_icmpv6_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason> {
@@ -319,7 +293,7 @@ fn parse_icmpv6_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, Dr
         addresses: Addresses::V6 { client: ip.destination, vip: ip.source },
         client_port,
         service_port,
-        content: Content::Error(protocol),
+        event: Event::error(protocol),
     })
 }
 

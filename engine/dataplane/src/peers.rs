@@ -113,11 +113,10 @@ impl Peers {
         hash: u64,
     ) -> Option<(usize, Flow)> {
         // All first buckets are asked for before the first is looked at.
-        let touched = self.peers.iter().fold(0, |sum, peer| {
+        for peer in &self.peers {
             let table = select(&peer.memory);
-            sum ^ table.touch(table.home(hash))
-        });
-        std::hint::black_box(touched);
+            table.prefetch(table.home(hash));
+        }
         for _ in 0..SCANS_MAX {
             let before = self.given_up.0.load(Acquire);
             if let Some(newest) = self.scan(select, key, hash) {

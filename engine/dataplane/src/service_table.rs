@@ -6,6 +6,7 @@
 //! gives to a newcomer only when no flow is left that refers to the former holder.
 
 use crate::consistent::ConsistentTable;
+use crate::flow_key::ServiceTag;
 use crate::scheduler::{Candidate, SERVERS_PER_SERVICE_MAX};
 use hashbrown::{HashMap, HashTable};
 use std::net::IpAddr;
@@ -112,47 +113,74 @@ pub struct ServiceTable {
 /// What the packet path needs of a server, close together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Route {
-    /// [`passage`] of the packets that may go to the server, or [`CLOSED`].
-    pub passage: u64,
+    /// Of the packets that may go to the server; [`Passage::CLOSED`] if none may.
+    pub passage: Passage,
+    /// The server's MAC address, if there is a neighbor.
+    pub mac: [u8; 6],
     pub service: ServiceIndex,
     pub slot: u16,
     /// `None` where there is no server.
     pub state: Option<ServerState>,
-    pub neighbor: Option<Neighbor>,
+    /// The VLAN tags of its neighbor's frames, if there is a neighbor.
+    pub vlans: Option<[u16; 2]>,
 }
 
 /// What a packet and a server must have in common, in one word: virtual service and VLAN tags.
-#[inline]
-pub(crate) fn passage(service: ServiceIndex, vlans: [u16; 2]) -> u64 {
-    u64::from(service.0) << 32 | u64::from(vlans[0]) << 16 | u64::from(vlans[1])
-}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passage(u64);
 
-/// The passage of a server that takes no packets, which no packet has.
-const CLOSED: u64 = u64::MAX;
+impl Passage {
+    /// Of a server that takes no packets. No packet has it: no service has this tag.
+    const CLOSED: Passage = Passage(0);
 
-impl Route {
-    fn new(server: Option<&Server>) -> Route {
-        let Some(Server { service, slot, state, neighbor, .. }) = server else {
-            return Route {
-                passage: CLOSED,
-                service: ServiceIndex(u16::MAX),
-                slot: 0,
-                state: None,
-                neighbor: None,
-            };
-        };
-        let passage = match neighbor {
-            Some(neighbor) if *state != ServerState::Expired => passage(*service, neighbor.vlans),
-            _ => CLOSED,
-        };
-        Route { passage, service: *service, slot: *slot, state: Some(*state), neighbor: *neighbor }
+    #[inline]
+    pub fn new(service: ServiceTag, vlans: [u16; 2]) -> Passage {
+        Passage(u64::from(vlans[0]) << 48 | u64::from(vlans[1]) << 32 | service.word())
+    }
+
+    pub fn service(self) -> ServiceIndex {
+        ServiceTag::of_word(self.0).service()
+    }
+
+    pub fn vlans(self) -> [u16; 2] {
+        [(self.0 >> 48) as u16, (self.0 >> 32) as u16]
     }
 }
 
-/// An IPv4 service's address, port and protocol in one word.
+impl Route {
+    fn new(server: Option<&Server>) -> Route {
+        let Some(&Server { service, slot, state, neighbor, .. }) = server else {
+            return Route {
+                passage: Passage::CLOSED,
+                mac: [0; 6],
+                service: ServiceIndex(u16::MAX),
+                slot: 0,
+                state: None,
+                vlans: None,
+            };
+        };
+        let passage = match neighbor {
+            Some(neighbor) if state != ServerState::Expired => {
+                Passage::new(service.into(), neighbor.vlans)
+            }
+            _ => Passage::CLOSED,
+        };
+        Route {
+            passage,
+            mac: neighbor.map_or([0; 6], |neighbor| neighbor.mac),
+            service,
+            slot,
+            state: Some(state),
+            vlans: neighbor.map(|neighbor| neighbor.vlans),
+        }
+    }
+}
+
+/// An IPv4 service's address, port (both as on the wire) and protocol in one word, never 0.
 #[inline]
-pub(crate) fn word_v4(vip: [u8; 4], port: u16, protocol: Protocol) -> u64 {
-    u64::from(u32::from_be_bytes(vip)) << 32 | u64::from(port) << 16 | protocol as u64
+pub(crate) fn word_v4(vip: [u8; 4], port: [u8; 2], protocol: Protocol) -> u64 {
+    let port = u64::from(u16::from_ne_bytes(port));
+    u64::from(u32::from_ne_bytes(vip)) << 32 | port << 16 | protocol as u64
 }
 
 /// The operator chooses these keys, nobody else: one multiplication spreads them well enough.
@@ -196,7 +224,7 @@ impl ServiceTable {
             let ServiceKey { address, port, protocol } = service.key;
             let is_new = match address {
                 IpAddr::V4(vip) => {
-                    let word = word_v4(vip.octets(), port, protocol);
+                    let word = word_v4(vip.octets(), port.to_be_bytes(), protocol);
                     let is_new =
                         by_key_v4.find(hash_v4(word), |e: &(u64, _)| e.0 == word).is_none();
                     by_key_v4.insert_unique(hash_v4(word), (word, index), |e| hash_v4(e.0));
@@ -222,10 +250,10 @@ impl ServiceTable {
     pub(crate) fn find_v6(
         &self,
         vip: &[u8; 16],
-        port: u16,
+        port: [u8; 2],
         protocol: Protocol,
     ) -> Option<ServiceIndex> {
-        self.by_key_v6.get(&(*vip, port, protocol)).copied()
+        self.by_key_v6.get(&(*vip, u16::from_be_bytes(port), protocol)).copied()
     }
 
     /// The service at `index`.
@@ -238,6 +266,12 @@ impl ServiceTable {
     #[inline]
     pub fn server(&self, index: ServerIndex) -> Option<&Server> {
         self.servers.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// The packet path's view of all servers, by index.
+    #[inline]
+    pub(crate) fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// The packet path's view of the server at `index`.

@@ -7,7 +7,6 @@ use crate::flow_key::{FlowHasher, Key, Seeds};
 use crate::peers::Peers;
 use crate::update::{ControlEnd, WorkerEnd, mailbox};
 use crate::worker_memory::{Capacity, Millis, WorkerMemory};
-use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use xsk::{BURST_MAX, Packet, Port};
 const NEWS_IN_TURN: usize = 256;
 
 /// One turn after another, a worker takes the packets of its port to the real servers.
-// Aligned, and with vectors that end behind what is ever written, so that no two workers write
+// Aligned, and with a vector that ends behind what is ever written, so that no two workers write
 // to one cache line wherever the allocator puts them.
 #[repr(align(128))]
 pub struct Worker<P> {
@@ -27,7 +26,8 @@ pub struct Worker<P> {
     sweep_v4: Sweep<1, 8>,
     sweep_v6: Sweep<3, 16>,
     burst: Vec<Packet>,
-    arrivals: Vec<Result<Arrival, DropReason>>,
+    /// Of the packets in `burst`, one each.
+    arrivals: [Arrival; BURST_MAX],
 }
 
 /// What the control thread keeps of a worker.
@@ -58,17 +58,12 @@ pub fn workers<P: Port>(
             decider: Decider::new(memory.clone(), peers, FlowHasher::new(seeds)),
             sweep_v4: Sweep::new(V4),
             sweep_v6: Sweep::new(V6),
-            burst: apart(),
-            arrivals: apart(),
+            burst: Vec::with_capacity(BURST_MAX + 128 / size_of::<Packet>()),
+            arrivals: [Arrival::Unwanted(DropReason::Malformed); BURST_MAX],
         };
         (worker, Handle { mailbox: control, memory })
     });
     Ok(workers.collect())
-}
-
-/// Room for a burst, and behind it as much as keeps the next allocation off its cache lines.
-fn apart<T>() -> Vec<T> {
-    Vec::with_capacity(BURST_MAX + 128usize.div_ceil(size_of::<T>()))
 }
 
 impl<P: Port> Worker<P> {
@@ -81,7 +76,6 @@ impl<P: Port> Worker<P> {
         self.port.reclaim();
         let received = self.port.receive(&mut self.burst);
         if received != 0 {
-            self.recognise();
             self.forward(now);
         }
         self.port.flush();
@@ -149,48 +143,59 @@ impl<P: Port> Worker<P> {
     }
 
     /// Stage by stage over the whole burst, so that the cache misses of its packets overlap.
-    fn recognise(&mut self) {
-        let mut touched = 0;
-        for packet in &self.burst {
-            touched ^= u64::from(self.port.bytes(packet).first().copied().unwrap_or(0));
+    fn forward(&mut self, now: Moment) {
+        let received = self.burst.len();
+        let arrivals = &mut self.arrivals[..received];
+        self.decider.recognise_burst(&self.port, &self.burst, arrivals);
+        let bytes: u64 = self.burst.iter().map(|packet| packet.len() as u64).sum();
+        // A bit a packet.
+        let mut dropped = 0u64;
+        let mut next = 0;
+        loop {
+            let (burst, arrivals) = (&self.burst[next..], &self.arrivals[next..received]);
+            next += self.decider.continue_flows(&mut self.port, burst, arrivals, now);
+            if next >= received {
+                break;
+            }
+            if let Err(reason) = self.decide(next, now) {
+                self.decider.counts.dropped[reason as usize] += 1;
+                dropped |= 1 << next;
+            }
+            next += 1;
         }
-        self.arrivals.clear();
-        for packet in &self.burst {
-            self.decider.recognise(self.port.bytes(packet), &mut self.arrivals);
+        if dropped != 0 {
+            self.release(dropped);
         }
-        for arrival in self.arrivals.iter().flatten() {
-            touched ^= self.decider.touch(arrival);
+        let forwarded = self.port.send(&mut self.burst);
+        for packet in self.burst.drain(..) {
+            self.port.release(packet);
+            self.decider.counts.dropped[DropReason::TxRingFull as usize] += 1;
         }
-        black_box(touched);
+        let counts = &mut self.decider.counts;
+        counts.received += received as u64;
+        counts.received_bytes += bytes;
+        counts.forwarded += forwarded as u64;
     }
 
-    fn forward(&mut self, now: Moment) {
+    /// Decides about one packet of the burst, whatever it is.
+    fn decide(&mut self, index: usize, now: Moment) -> Result<(), DropReason> {
         let source = self.port.mac();
-        let (mut bytes, mut forwarded) = (0, 0);
-        self.decider.counts.received += self.burst.len() as u64;
-        for (packet, arrival) in self.burst.drain(..).zip(&self.arrivals) {
-            bytes += packet.len() as u64;
-            let verdict = match arrival {
-                Ok(arrival) => {
-                    self.decider.decide(arrival, self.port.bytes_mut(&packet), source, now)
-                }
-                Err(reason) => Err(*reason),
-            };
-            let (packet, reason) = match verdict {
-                Ok(()) => match self.port.send(packet) {
-                    Ok(()) => {
-                        forwarded += 1;
-                        continue;
-                    }
-                    Err(packet) => (packet, DropReason::TxRingFull),
-                },
-                Err(reason) => (packet, reason),
-            };
-            self.port.release(packet);
-            self.decider.counts.dropped[reason as usize] += 1;
+        let packet = self.port.bytes_mut(&self.burst[index]);
+        match &self.arrivals[index] {
+            Arrival::V4(arrival) => self.decider.decide(V4, arrival, packet, source, now),
+            Arrival::V6(arrival) => self.decider.decide(V6, arrival, packet, source, now),
+            Arrival::Unwanted(reason) => Err(*reason),
         }
-        self.decider.counts.received_bytes += bytes;
-        self.decider.counts.forwarded += forwarded;
+    }
+
+    /// Releases those packets of the burst whose bit is set; the others keep their order.
+    fn release(&mut self, mut bits: u64) {
+        let released = self.burst.extract_if(.., |_| {
+            let bit = bits & 1;
+            bits >>= 1;
+            bit != 0
+        });
+        released.for_each(|packet| self.port.release(packet));
     }
 
     fn publish(&mut self, received: usize) {

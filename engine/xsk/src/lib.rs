@@ -17,12 +17,11 @@
 //! loop {
 //!     port.reclaim();
 //!     port.receive(&mut burst);
-//!     for packet in burst.drain(..) {
-//!         port.bytes_mut(&packet)[..6].copy_from_slice(&[2, 0, 172, 17, 100, 1]);
-//!         if let Err(packet) = port.send(packet) {
-//!             port.release(packet);
-//!         }
+//!     for packet in &burst {
+//!         port.bytes_mut(packet)[..6].copy_from_slice(&[2, 0, 172, 17, 100, 1]);
 //!     }
+//!     port.send(&mut burst);
+//!     burst.drain(..).for_each(|packet| port.release(packet));
 //!     port.flush();
 //!     port.refill();
 //! }

@@ -71,6 +71,20 @@ impl Mapping {
     }
 }
 
+/// Asks for the cache line at `address`, which may be any: whoever reads it later waits less.
+/// Nothing comes of it on processors whose instruction for that is not known here.
+#[inline]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: PREFETCHT0 reads nothing that a program could see and faults on no address
+    // (Intel SDM, volume 2, PREFETCHh).
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 fn map(
     length: usize,
     flags: libc::c_int,

@@ -2,7 +2,7 @@
 
 use crate::port::{Census, Packet, Port, PortCounters};
 use crate::queue::{Queue, Rings};
-use crate::ring::{Consumer, Descriptor, Producer, pair};
+use crate::ring::{Consumer, Producer, pair};
 use crate::umem::{HEADROOM, Umem};
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ pub struct MemoryPort {
 #[derive(Debug)]
 struct Twin {
     fill: Consumer<u64>,
-    rx: Producer<Descriptor>,
-    tx: Consumer<Descriptor>,
+    rx: Producer<Packet>,
+    tx: Consumer<Packet>,
     completion: Producer<u64>,
     /// Packets taken from the TX ring and not yet completed: the ones just before its index.
     /// Their entries are not written again before that, since the ring holds all frames.
@@ -45,10 +45,9 @@ impl Twin {
         if self.in_flight == 0 {
             return None;
         }
-        let Descriptor { address, length, .. } =
-            self.tx.reread(self.tx.next().wrapping_sub(self.in_flight));
+        let packet = self.tx.reread(self.tx.next().wrapping_sub(self.in_flight));
         self.in_flight -= 1;
-        Some(Packet { address, length })
+        Some(packet)
     }
 }
 
@@ -96,7 +95,8 @@ impl MemoryPort {
         }
         let frame = self.kernel.fill.reread(self.kernel.fill.next());
         self.kernel.fill.release(1);
-        let received = Packet { address: frame + u64::from(HEADROOM), length: packet.len() as u32 };
+        let address = frame + u64::from(HEADROOM);
+        let received = Packet { address, length: packet.len() as u32, options: 0 };
         self.queue.umem.bytes_mut(&received).copy_from_slice(packet);
         self.show(received);
         self.kernel.rx.publish();
@@ -126,8 +126,8 @@ impl MemoryPort {
         self.kernel.rx.publish();
     }
 
-    fn show(&mut self, Packet { address, length }: Packet) {
-        let placed = self.kernel.rx.push(Descriptor { address, length, options: 0 });
+    fn show(&mut self, packet: Packet) {
+        let placed = self.kernel.rx.push(packet);
         assert!(placed, "the RX ring holds all frames");
     }
 }
@@ -154,13 +154,10 @@ impl Port for MemoryPort {
     }
 
     #[inline]
-    fn send(&mut self, packet: Packet) -> Result<(), Packet> {
+    fn send(&mut self, burst: &mut Vec<Packet>) -> usize {
         // What the kernel has taken is in the ring's memory and not in the ring.
-        if self.queue.rings.tx.next().wrapping_sub(self.kernel.tx.next()) >= self.tx_ring_size {
-            self.queue.counters.tx_ring_full += 1;
-            return Err(packet);
-        }
-        self.queue.send(packet)
+        let queued = self.queue.rings.tx.next().wrapping_sub(self.kernel.tx.next());
+        self.queue.send(burst, self.tx_ring_size.saturating_sub(queued) as usize)
     }
 
     #[inline]
@@ -210,16 +207,15 @@ mod tests {
         let mut burst = Vec::with_capacity(BURST_MAX);
         port.reclaim();
         let count = port.receive(&mut burst);
-        for (n, packet) in burst.drain(..).enumerate() {
-            if n % drop_every == drop_every - 1 {
-                port.release(packet);
-                continue;
-            }
-            port.bytes_mut(&packet)[0] ^= 0xff;
-            if let Err(packet) = port.send(packet) {
-                port.release(packet);
-            }
-        }
+        let mut n = 0;
+        let dropped = |_: &mut Packet| {
+            n += 1;
+            n % drop_every == 0
+        };
+        burst.extract_if(.., dropped).for_each(|packet| port.release(packet));
+        burst.iter().for_each(|packet| port.bytes_mut(packet)[0] ^= 0xff);
+        port.send(&mut burst);
+        burst.drain(..).for_each(|packet| port.release(packet));
         port.flush();
         port.refill();
         assert!(port.census().is_conserved(), "{:?}", port.census());
@@ -234,10 +230,9 @@ mod tests {
         assert!(port.inject(b"hello"));
         let mut burst = Vec::with_capacity(BURST_MAX);
         assert_eq!(port.receive(&mut burst), 1);
-        let packet = burst.pop().unwrap();
-        let before = port.bytes(&packet).as_ptr();
-        port.bytes_mut(&packet)[0] = b'j';
-        port.send(packet).unwrap();
+        let before = port.bytes(&burst[0]).as_ptr();
+        port.bytes_mut(&burst[0])[0] = b'j';
+        assert_eq!((port.send(&mut burst), burst.len()), (1, 0));
         assert_eq!(port.census().tx, 1);
         port.flush();
         assert_eq!(port.sent(), [b"jello"]);
@@ -307,10 +302,9 @@ mod tests {
         }
         let mut burst = Vec::with_capacity(BURST_MAX);
         port.receive(&mut burst);
-        let refused: Vec<Packet> =
-            burst.drain(..).filter_map(|packet| port.send(packet).err()).collect();
-        assert_eq!((refused.len(), port.counters().tx_ring_full), (1, 1));
-        refused.into_iter().for_each(|packet| port.release(packet));
+        assert_eq!((port.send(&mut burst), burst.len()), (2, 1));
+        assert_eq!(port.counters().tx_ring_full, 1);
+        burst.into_iter().for_each(|packet| port.release(packet));
         assert!(port.census().is_conserved());
     }
 

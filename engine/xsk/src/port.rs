@@ -10,13 +10,18 @@ pub const BURST_MAX: usize = 64;
 /// It is the only key to the frame's bytes and can be neither copied nor made outside this
 /// crate, so that a frame has one holder at a time: it goes back with [`Port::send`] or
 /// [`Port::release`].
+///
+/// As the rings hold it: `struct xdp_desc` in linux/if_xdp.h.
 #[derive(Debug)]
+#[repr(C)]
 #[must_use = "a packet that is neither sent nor released loses its frame"]
 pub struct Packet {
     /// Offset of the packet's first byte in the UMEM.
     pub(crate) address: u64,
     /// Bytes.
     pub(crate) length: u32,
+    /// Nothing that a port of single-frame packets uses: 0.
+    pub(crate) options: u32,
 }
 
 impl Packet {
@@ -73,7 +78,8 @@ pub trait Port {
     /// Moves transmitted frames from the completion ring to the free frames.
     fn reclaim(&mut self);
 
-    /// Appends at most [`BURST_MAX`] received packets to `burst` and returns how many.
+    /// Appends at most [`BURST_MAX`] received packets to `burst` and returns how many. Their first
+    /// bytes are on their way into the cache.
     /// `burst` must be empty and have room for [`BURST_MAX`], so that nothing is allocated.
     fn receive(&mut self, burst: &mut Vec<Packet>) -> usize;
 
@@ -83,9 +89,10 @@ pub trait Port {
     /// The packet's bytes, to be rewritten in place.
     fn bytes_mut(&mut self, packet: &Packet) -> &mut [u8];
 
-    /// Queues the packet for transmission from the frame that it was received in.
-    /// A full TX ring gives it back, counted in [`PortCounters::tx_ring_full`].
-    fn send(&mut self, packet: Packet) -> Result<(), Packet>;
+    /// Queues the packets for transmission, in order and from the frames that they were received
+    /// in, and returns how many. Those that a full TX ring has no room for stay in `burst`, counted
+    /// in [`PortCounters::tx_ring_full`].
+    fn send(&mut self, burst: &mut Vec<Packet>) -> usize;
 
     /// Gives the frame back without sending the packet.
     fn release(&mut self, packet: Packet);

@@ -4,15 +4,15 @@
 //! ([`crate::XskPort`]) or its twin in memory ([`crate::MemoryPort`]).
 
 use crate::port::{BURST_MAX, Census, Packet, PortCounters};
-use crate::ring::{Consumer, Descriptor, Producer};
+use crate::ring::{Consumer, Producer};
 use crate::umem::Umem;
 
 /// The four rings of a queue, from user space's side.
 #[derive(Debug)]
 pub(crate) struct Rings {
     pub(crate) fill: Producer<u64>,
-    pub(crate) rx: Consumer<Descriptor>,
-    pub(crate) tx: Producer<Descriptor>,
+    pub(crate) rx: Consumer<Packet>,
+    pub(crate) tx: Producer<Packet>,
     pub(crate) completion: Consumer<u64>,
 }
 
@@ -60,12 +60,14 @@ impl Queue {
             return;
         }
         let mask = self.umem.frame_mask();
-        #[cfg(debug_assertions)]
-        for address in self.rings.completion.entries(count) {
-            self.ledger.change(address & mask, Place::Transmit, Place::Free);
+        for part in self.rings.completion.entries(count) {
+            #[cfg(debug_assertions)]
+            for address in part {
+                self.ledger.change(address & mask, Place::Transmit, Place::Free);
+            }
+            // Within the capacity: no more frames exist.
+            self.free.extend(part.iter().map(|address| address & mask));
         }
-        // Within the capacity: no more frames exist.
-        self.free.extend(self.rings.completion.entries(count).map(|address| address & mask));
         self.rings.completion.release(count);
     }
 
@@ -75,34 +77,36 @@ impl Queue {
         if count == 0 {
             return 0;
         }
-        #[cfg(debug_assertions)]
-        for received in self.rings.rx.entries(count) {
-            let frame = received.address & self.umem.frame_mask();
-            assert_eq!(received.options, 0, "a packet of several frames, which nobody asked for");
-            self.ledger.change(frame, Place::Receive, Place::Held);
+        for part in self.rings.rx.entries(count) {
+            #[cfg(debug_assertions)]
+            for received in part {
+                let frame = received.address & self.umem.frame_mask();
+                assert_eq!(received.options, 0, "a packet of several frames, which nobody wants");
+                self.ledger.change(frame, Place::Receive, Place::Held);
+            }
+            burst.extend(part.iter().map(|&Packet { address, length, options }| {
+                self.umem.prefetch(address);
+                Packet { address, length, options }
+            }));
         }
-        burst.extend(
-            self.rings
-                .rx
-                .entries(count)
-                .map(|received| Packet { address: received.address, length: received.length }),
-        );
         self.rings.rx.release(count);
         self.held += count;
         count as usize
     }
 
+    /// Sends no more than `most` packets.
     #[inline]
-    pub(crate) fn send(&mut self, packet: Packet) -> Result<(), Packet> {
-        let descriptor = Descriptor { address: packet.address, length: packet.length, options: 0 };
-        if !self.rings.tx.push(descriptor) {
-            self.counters.tx_ring_full += 1;
-            return Err(packet);
-        }
-        self.held -= 1;
+    pub(crate) fn send(&mut self, burst: &mut Vec<Packet>, most: usize) -> usize {
+        let sent = self.rings.tx.push_all(&burst[..burst.len().min(most)]);
         #[cfg(debug_assertions)]
-        self.ledger.change(packet.address & self.umem.frame_mask(), Place::Held, Place::Transmit);
-        Ok(())
+        for packet in &burst[..sent] {
+            let frame = packet.address & self.umem.frame_mask();
+            self.ledger.change(frame, Place::Held, Place::Transmit);
+        }
+        self.held -= sent as u32;
+        burst.drain(..sent);
+        self.counters.tx_ring_full += burst.len() as u64;
+        sent
     }
 
     #[inline]
@@ -121,16 +125,15 @@ impl Queue {
         if room == self.rings.fill.size() {
             self.counters.fill_ring_empty += 1;
         }
-        let count = self.free.len().min(room as usize);
-        if count == 0 {
+        if self.free.is_empty() {
             return 0;
         }
-        let kept = self.free.len() - count;
+        let kept = self.free.len().saturating_sub(room as usize);
         #[cfg(debug_assertions)]
         for &frame in &self.free[kept..] {
             self.ledger.change(frame, Place::Free, Place::Receive);
         }
-        self.rings.fill.push_all(&self.free[kept..]);
+        let count = self.rings.fill.push_all(&self.free[kept..]);
         self.free.truncate(kept);
         self.rings.fill.publish();
         count

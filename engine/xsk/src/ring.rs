@@ -6,31 +6,21 @@
 //! not suffice: a shared cache line is fetched once a burst, not once a packet.
 
 use crate::mapping::Mapping;
+use crate::port::Packet;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// `struct xdp_desc`: a packet in the UMEM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub(crate) struct Descriptor {
-    /// Offset of the packet's first byte in the UMEM.
-    pub(crate) address: u64,
-    /// Bytes.
-    pub(crate) length: u32,
-    /// Nothing that a port of single-frame packets uses: 0.
-    pub(crate) options: u32,
-}
-
 /// What a ring can hold.
 ///
 /// # Safety
-/// Every bit pattern must be a value, since the other side writes what it likes.
-pub(crate) unsafe trait Entry: Copy {}
+/// Every bit pattern must be a value, since the other side writes what it likes, and a value must
+/// be no more than its bits, since writing one leaves the original behind.
+pub(crate) unsafe trait Entry {}
 // SAFETY: any eight bytes are a u64.
 unsafe impl Entry for u64 {}
-// SAFETY: integers without padding between them.
-unsafe impl Entry for Descriptor {}
+// SAFETY: `struct xdp_desc`, integers without padding between them and without `Drop`.
+unsafe impl Entry for Packet {}
 
 /// Where a ring's parts are in its memory: `struct xdp_ring_offset`.
 #[derive(Debug, Clone, Copy)]
@@ -176,15 +166,27 @@ impl<T: Entry> Producer<T> {
         true
     }
 
-    /// Writes all of `entries`, for which there must be [`room`](Self::room).
+    /// Writes as many of `entries` as there is room for, the first ones, and returns how many.
     #[inline]
-    pub(crate) fn push_all(&mut self, entries: &[T]) {
-        assert!(entries.len() <= self.limit.wrapping_sub(self.next) as usize, "ring overrun");
-        for &entry in entries {
-            // SAFETY: by the assertion, `next` stays below `limit`.
-            unsafe { self.ring.entry(self.next).write(entry) };
-            self.next = self.next.wrapping_add(1);
+    pub(crate) fn push_all(&mut self, entries: &[T]) -> usize {
+        let mut room = self.limit.wrapping_sub(self.next) as usize;
+        if room < entries.len() {
+            room = self.room() as usize;
         }
+        let entries = &entries[..entries.len().min(room)];
+        let (ring, place) = (&self.ring, self.next & self.ring.mask);
+        let until_end = (ring.size() - place) as usize;
+        let (head, tail) = entries.split_at(entries.len().min(until_end));
+        // SAFETY: from `next` on, `room` entries are ours until they are published. `head` ends
+        // where the ring does at the latest, `tail` goes on at its start, and both together are
+        // no longer than `room`, which is no longer than the ring. `entries` is not in the ring:
+        // nobody has references to a producer's entries.
+        unsafe {
+            ring.entry(place).copy_from_nonoverlapping(NonNull::from(head).cast(), head.len());
+            ring.entry(0).copy_from_nonoverlapping(NonNull::from(tail).cast(), tail.len());
+        }
+        self.next = self.next.wrapping_add(entries.len() as u32);
+        entries.len()
     }
 
     /// Shows the written entries to the other side.
@@ -248,19 +250,21 @@ impl<T: Entry> Consumer<T> {
         self.limit.wrapping_sub(self.next).min(most)
     }
 
-    /// The first `count` entries, which must have been [`peek`](Self::peek)ed at.
+    /// The first `count` entries, which must have been [`peek`](Self::peek)ed at: up to the end of
+    /// the ring, and from its start on.
     #[inline]
-    pub(crate) fn entries(&self, count: u32) -> impl Iterator<Item = T> {
+    pub(crate) fn entries(&self, count: u32) -> [&[T]; 2] {
         assert!(count <= self.limit.wrapping_sub(self.next), "ring underrun");
-        // In locals, so that a loop that stores elsewhere need not read them again each time.
-        let (entries, mask, next) = (self.ring.entries, self.ring.mask, self.next);
-        (0..count).map(move |n| {
-            let place = (next.wrapping_add(n) & mask) as usize;
-            // SAFETY: the mask keeps `place` below the ring's size. By the assertion the other
-            // side has written the entry, and it writes it again only after `release`, for which
-            // the borrow of `self` that the iterator holds has to end.
-            unsafe { entries.add(place).read() }
-        })
+        let place = self.next & self.ring.mask;
+        let head = count.min(self.ring.size() - place);
+        let slice = |place, length: u32| {
+            // SAFETY: the mask keeps `place` in the ring, whose end `head` does not pass, and
+            // there are no more entries to look at than the ring has. By the assertion the other
+            // side has written them, and it writes them again only after `release`, for which the
+            // borrow of `self` that the slices hold has to end.
+            unsafe { std::slice::from_raw_parts(self.ring.entry(place).as_ptr(), length as usize) }
+        };
+        [slice(place, head), slice(0, count - head)]
     }
 
     /// Gives the first `count` entries' places back to the other side.
@@ -304,7 +308,7 @@ mod tests {
 
     fn taken(consumer: &mut Consumer<u64>, most: u32) -> Vec<u64> {
         let count = consumer.peek(most);
-        let entries = consumer.entries(count).collect();
+        let entries = consumer.entries(count).concat();
         consumer.release(count);
         entries
     }
@@ -339,7 +343,7 @@ mod tests {
         producer.publish();
         assert!(!producer.is_drained());
         assert_eq!((consumer.peek(9), consumer.visible()), (2, 2));
-        assert_eq!(consumer.entries(2).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(consumer.entries(2).concat(), [7, 8]);
         consumer.release(2);
         assert!(producer.is_drained());
     }
@@ -370,8 +374,7 @@ mod tests {
             let mut expected = 0;
             for _ in 0..100 {
                 let entries = [expected, expected + 1, expected + 2];
-                assert!(producer.room() >= 3);
-                producer.push_all(&entries);
+                assert_eq!(producer.push_all(&entries), 3);
                 producer.publish();
                 assert_eq!(taken(&mut consumer, 8), entries);
                 expected += 3;
@@ -380,10 +383,18 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "ring overrun")]
-    fn more_entries_than_there_is_room_for_are_refused() {
-        let (mut producer, _consumer) = pair::<u64>(2, 0).unwrap();
-        producer.push_all(&[1, 2, 3]);
+    fn of_more_entries_than_there_is_room_for_the_first_are_taken() {
+        for first in FIRST {
+            let (mut producer, mut consumer) = pair::<u64>(4, first).unwrap();
+            assert_eq!(producer.push_all(&[1, 2, 3]), 3);
+            assert_eq!(producer.push_all(&[4, 5, 6]), 1);
+            assert_eq!(producer.push_all(&[5, 6]), 0);
+            producer.publish();
+            assert_eq!(taken(&mut consumer, 2), [1, 2]);
+            assert_eq!(producer.push_all(&[5, 6, 7]), 2);
+            producer.publish();
+            assert_eq!(taken(&mut consumer, 8), [3, 4, 5, 6]);
+        }
     }
 
     #[test]

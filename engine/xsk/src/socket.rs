@@ -204,7 +204,7 @@ impl Socket {
 }
 
 fn descriptor_bytes(layout: &Layout) -> usize {
-    layout.bytes::<crate::ring::Descriptor>()
+    layout.bytes::<crate::Packet>()
 }
 
 impl AsFd for Socket {

@@ -1,6 +1,6 @@
 //! Zeroed memory for tables that one thread writes and others read.
 
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, prefetch};
 use std::io;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
@@ -24,6 +24,12 @@ impl Words {
             .checked_mul(size_of::<AtomicU64>())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         Ok(Words { memory: Mapping::anonymous(bytes)?, length })
+    }
+
+    /// Asks for the cache line that holds the word at `index`, if there is one.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        prefetch(self.memory.start().as_ptr().cast::<AtomicU64>().wrapping_add(index));
     }
 
     /// Whether the words are on reserved huge pages.

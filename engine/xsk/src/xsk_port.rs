@@ -189,8 +189,8 @@ impl Port for XskPort {
     }
 
     #[inline]
-    fn send(&mut self, packet: Packet) -> Result<(), Packet> {
-        self.queue.send(packet)
+    fn send(&mut self, burst: &mut Vec<Packet>) -> usize {
+        self.queue.send(burst, usize::MAX)
     }
 
     #[inline]

@@ -45,6 +45,9 @@ impl Words {
         let word = || AtomicU64 { word: Word::new(0), used: used.clone() };
         Ok(Words((0..length).map(|_| word()).collect()))
     }
+
+    /// No cache, nothing to ask for.
+    pub fn prefetch(&self, _index: usize) {}
 }
 
 /// Every order with so many switches from one thread to the other at a place of loom's choice.

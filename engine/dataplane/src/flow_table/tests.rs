@@ -171,13 +171,16 @@ impl<const KEY: usize, const WORDS: usize> Twin<KEY, WORDS> {
     fn find(&self, key: &[u64; KEY]) -> Option<(Place, Flow)> {
         let found = within(FIND_LOOKS_MAX, || self.table.find(key, self.hash(key)));
         let foreign = within(2 * FIND_LOOKS_MAX, || self.table.find_foreign(key, self.hash(key)));
-        let at_home = self.table.find_at_home(key, self.table.home(self.hash(key)));
+        let home = self.table.home(self.hash(key));
+        let at_home = self.table.homes().find(key, home).map(|(_, flow)| flow);
         assert!(match (found, foreign) {
             (Some((_, own)), Some(foreign)) => same(own, foreign),
             (None, None) => at_home.is_none(),
             _ => false,
         });
-        assert!(at_home.is_none_or(|(place, _)| found.is_some_and(|found| found.0 == place)));
+        let is_at_home = found.is_some_and(|(place, _)| place.bucket as usize == home);
+        assert_eq!(at_home.is_some(), is_at_home);
+        assert!(at_home.is_none_or(|flow| found.is_some_and(|(_, found)| same(flow, found))));
         found
     }
 

@@ -40,8 +40,8 @@ impl Port for Quiet {
     fn bytes_mut(&mut self, packet: &Packet) -> &mut [u8] {
         self.port.bytes_mut(packet)
     }
-    fn send(&mut self, packet: Packet) -> Result<(), Packet> {
-        self.port.send(packet)
+    fn send(&mut self, burst: &mut Vec<Packet>) -> usize {
+        self.port.send(burst)
     }
     fn release(&mut self, packet: Packet) {
         self.port.release(packet);

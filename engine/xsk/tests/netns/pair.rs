@@ -111,6 +111,7 @@ pub fn receive_one(port: &mut XskPort) -> Option<Vec<u8>> {
 /// A worker that sends packets back with the MAC addresses exchanged.
 pub struct Reflector {
     burst: Vec<Packet>,
+    unsent: Vec<Packet>,
     /// Every so many packets are dropped, 0 for none.
     pub drop_every: u64,
     pub received: u64,
@@ -121,27 +122,25 @@ pub struct Reflector {
 impl Reflector {
     pub fn new() -> Reflector {
         let burst = Vec::with_capacity(BURST_MAX);
-        Reflector { burst, drop_every: 0, received: 0, sent: 0, dropped: 0 }
+        let unsent = Vec::with_capacity(BURST_MAX);
+        Reflector { burst, unsent, drop_every: 0, received: 0, sent: 0, dropped: 0 }
     }
 
     /// One turn. Returns how many packets there were.
     pub fn turn(&mut self, port: &mut XskPort) -> usize {
         port.reclaim();
         let count = port.receive(&mut self.burst);
-        for packet in self.burst.drain(..) {
+        let dropped = self.burst.extract_if(.., |packet| {
             self.received += 1;
-            let bytes = port.bytes_mut(&packet);
-            let (destination, rest) = bytes.split_at_mut(6);
+            let (destination, rest) = port.bytes_mut(packet).split_at_mut(6);
             destination.swap_with_slice(&mut rest[..6]);
-            let drop = self.drop_every != 0 && self.received.is_multiple_of(self.drop_every);
-            let refused = if drop { Some(packet) } else { port.send(packet).err() };
-            match refused {
-                None => self.sent += 1,
-                Some(packet) => {
-                    self.dropped += 1;
-                    port.release(packet);
-                }
-            }
+            self.drop_every != 0 && self.received.is_multiple_of(self.drop_every)
+        });
+        self.unsent.extend(dropped);
+        self.sent += port.send(&mut self.burst) as u64;
+        for packet in self.unsent.drain(..).chain(self.burst.drain(..)) {
+            self.dropped += 1;
+            port.release(packet);
         }
         port.flush();
         port.refill();

@@ -1,0 +1,117 @@
+//! What most packets need: TCP over IPv4, a service that the packet before had too, a flow in its
+//! home bucket whose state stays as it is.
+//!
+//! Everything here leaves what it does not take to [`Decider`], which would do just the same with
+//! what it takes, only slower. What is looked up once a burst is in the locals of these loops:
+//! the instructions between two packets are those of the packets.
+
+use crate::counters::Servers;
+use crate::decision::{Arrival, Decider, Known, Moment};
+use crate::direct_routing::rewrite;
+use crate::flow_key::key_v4;
+use crate::flow_state::{Lifetimes, Ticks};
+use crate::flow_table::Homes;
+use crate::parse::{Addresses, parse_plain};
+use crate::service_table::{Passage, Protocol, Route, word_v4};
+use xsk::{Packet, Port};
+
+impl Decider {
+    /// First step, a whole burst: parses the packets, finds their virtual services and asks for
+    /// their flows' buckets.
+    #[inline]
+    pub fn recognise_burst(
+        &mut self,
+        port: &impl Port,
+        burst: &[Packet],
+        arrivals: &mut [Arrival],
+    ) {
+        let hasher = self.hasher;
+        let mut last = self.last_service;
+        for (packet, arrival) in burst.iter().zip(arrivals) {
+            let packet = port.bytes(packet);
+            if let Some(headers) = parse_plain(packet)
+                && let Addresses::V4 { client, vip } = headers.addresses
+                && word_v4(vip, headers.service_port, Protocol::Tcp) == last.0
+            {
+                let service = last.1;
+                let table = &self.memory.flows_v4;
+                let key = key_v4(client, headers.client_port, service);
+                let hash = hasher.hash(&key);
+                let home = table.home(hash);
+                table.prefetch(home);
+                let passage = Passage::new(service, [0, 0]);
+                let event = headers.event;
+                *arrival = Arrival::V4(Known { key, hash, passage, home: home as u32, event });
+                continue;
+            }
+            *arrival = self.recognise(packet);
+            last = self.last_service;
+        }
+    }
+
+    /// The other three steps and the rewrite for the first packets of the burst, up to the first
+    /// that needs more than this. Returns how many.
+    #[inline]
+    pub fn continue_flows(
+        &self,
+        port: &mut impl Port,
+        burst: &[Packet],
+        arrivals: &[Arrival],
+        now: Moment,
+    ) -> usize {
+        let homes_v4 = self.memory.flows_v4.homes();
+        let homes_v6 = self.memory.flows_v6.homes();
+        let short_cut = ShortCut {
+            routes: self.table.routes(),
+            servers: self.memory.counters.servers(),
+            lifetimes: &self.lifetimes,
+            source: port.mac(),
+            now: now.ticks,
+        };
+        let mut packets = burst.iter().zip(arrivals);
+        let stop = packets.position(|(packet, arrival)| {
+            let packet = port.bytes_mut(packet);
+            let taken = match arrival {
+                Arrival::V4(known) => short_cut.take(&homes_v4, known, packet),
+                Arrival::V6(known) => short_cut.take(&homes_v6, known, packet),
+                Arrival::Unwanted(_) => false,
+            };
+            !taken
+        });
+        stop.unwrap_or(burst.len())
+    }
+}
+
+/// What the packets of a burst are looked up in, besides their flow tables.
+struct ShortCut<'a> {
+    routes: &'a [Route],
+    servers: Servers<'a>,
+    lifetimes: &'a Lifetimes,
+    source: [u8; 6],
+    now: Ticks,
+}
+
+impl ShortCut<'_> {
+    /// Forwards the packet, if its flow is at home, lives and stays as it is, and its server takes
+    /// the packet.
+    #[inline]
+    fn take<const KEY: usize, const WORDS: usize>(
+        &self,
+        homes: &Homes<'_, KEY, WORDS>,
+        known: &Known<KEY>,
+        packet: &mut [u8],
+    ) -> bool {
+        let Some((remembered, flow)) = homes.find(&known.key, known.home as usize) else {
+            return false;
+        };
+        let server = flow.server();
+        let Some(route) = self.routes.get(usize::from(server.0)) else { return false };
+        if route.passage != known.passage || !flow.goes_on(known.event, self.now, self.lifetimes) {
+            return false;
+        }
+        rewrite(packet, route.mac, self.source);
+        self.servers.count_packet(server, packet.len());
+        remembered.note(flow, self.now);
+        true
+    }
+}
