@@ -170,11 +170,11 @@ impl Port for MarkedPort {
         self.port.bytes_mut(packet)
     }
 
-    fn send(&mut self, packet: Packet) -> Result<(), Packet> {
+    fn send(&mut self, burst: &mut Vec<Packet>) -> usize {
         if let Some(mark) = self.mark.as_ref().filter(|mark| mark.per_packet) {
-            mark.write();
+            burst.iter().for_each(|_| mark.write());
         }
-        self.port.send(packet)
+        self.port.send(burst)
     }
 
     fn release(&mut self, packet: Packet) {
