@@ -1,7 +1,7 @@
 //! The decision about one packet, in four steps: virtual service, flow, scheduler (only when there
 //! is no flow), neighbor. Each step that can fail names its reason.
 
-use crate::direct_routing::rewrite;
+use crate::direct_routing::{Destination, Source, rewrite};
 use crate::drop_reason::DropReason;
 use crate::flow_key::{FlowHasher, Key, ServiceTag, key_v4, key_v6, mapped};
 use crate::flow_state::{Event, FlowState, Lifetimes, Ticks};
@@ -160,7 +160,7 @@ impl Decider {
         select: Select<KEY, WORDS>,
         arrival: &Known<KEY>,
         packet: &mut [u8],
-        source: [u8; 6],
+        source: Source,
         now: Moment,
     ) -> Result<(), DropReason> {
         let server = self.find_server(select, arrival, now)?;
@@ -405,13 +405,17 @@ impl Decider {
     }
 
     /// Fourth step: the MAC address of the server.
-    fn find_neighbor(&self, index: ServerIndex, passage: Passage) -> Result<[u8; 6], DropReason> {
+    fn find_neighbor(
+        &self,
+        index: ServerIndex,
+        passage: Passage,
+    ) -> Result<Destination, DropReason> {
         let route = self.table.route(index).ok_or(DropReason::NoServer)?;
         let vlans = route.vlans.ok_or(DropReason::NoNeighbor)?;
         if vlans != passage.vlans() {
             return Err(DropReason::OtherVlan);
         }
-        Ok(route.mac)
+        Ok(route.destination)
     }
 }
 

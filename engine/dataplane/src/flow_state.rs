@@ -112,7 +112,7 @@ impl Event {
     }
 
     /// Whether the packet may begin a flow or end one, whatever the state of its own.
-    const fn is_special(self) -> bool {
+    pub const fn is_special(self) -> bool {
         self.0 > Self::UDP.0 || self.0 <= Self::TCP && self.0 & Self::SYN != 0
     }
 }

@@ -165,19 +165,54 @@ fn count_looks(slots: usize) {
 }
 
 /// The buckets of a table, looked up once a burst, to find flows where most are: at home.
-pub struct Homes<'a, const KEY: usize, const WORDS: usize>(&'a [Bucket<WORDS>]);
+pub struct Homes<'a, const KEY: usize, const WORDS: usize> {
+    words: &'a Words,
+    buckets: &'a [Bucket<WORDS>],
+    /// Buckets that are the home of some flow.
+    count: u64,
+}
 
 /// What the table remembers of a flow that was found at home.
 pub struct Remembered<'a>(&'a AtomicU64);
 
 impl<'a, const KEY: usize, const WORDS: usize> Homes<'a, KEY, WORDS> {
+    /// The bucket that `hash` names, by its high half.
+    #[inline]
+    pub fn of(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.count) >> 32) as usize
+    }
+
+    /// Asks for the bucket `home`, so that it is in the cache when its turn comes.
+    #[inline]
+    pub fn prefetch(&self, home: usize) {
+        self.words.prefetch(home * WORDS);
+    }
+
     /// Finds the flow with this key if it is in its home bucket.
     #[inline]
     pub fn find(&self, key: &[u64; KEY], home: usize) -> Option<(Remembered<'a>, Flow)> {
-        let bucket = self.0.get(home)?;
+        let bucket = self.buckets.get(home)?;
         let slot = FlowTable::<KEY, WORDS>::match_slot(bucket, key)?;
         let value = &bucket[FlowTable::<KEY, WORDS>::VALUES + slot];
         Some((Remembered(value), Flow(value.load(Relaxed))))
+    }
+}
+
+impl<'a, const KEY: usize, const WORDS: usize> Homes<'a, KEY, WORDS> {
+    /// Finds the flow with this key behind its home bucket, if flows passed that by.
+    #[inline(never)]
+    pub fn find_further(&self, key: &[u64; KEY], home: usize) -> Option<(Remembered<'a>, Flow)> {
+        for at in home..home + PROBE_MAX - 1 {
+            let bucket = self.buckets.get(at)?;
+            if FlowTable::<KEY, WORDS>::value(bucket, PASSED_BY).mark() == 0 {
+                break;
+            }
+            let found = self.find(key, at + 1);
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
 }
 
@@ -218,11 +253,10 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         self.words.as_chunks().0
     }
 
-    /// The bucket that `hash` names, by its high half.
+    /// The bucket that `hash` names.
     #[inline]
     pub fn home(&self, hash: u64) -> usize {
-        let homes = self.buckets().len() - (PROBE_MAX - 1);
-        (((hash >> 32) * homes as u64) >> 32) as usize
+        self.homes().of(hash)
     }
 
     /// The buckets in which a flow with this hash may live.
@@ -235,13 +269,15 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
     /// Asks for the bucket `home`, so that it is in the cache when its turn comes.
     #[inline]
     pub fn prefetch(&self, home: usize) {
-        self.words.prefetch(home * WORDS);
+        self.homes().prefetch(home);
     }
 
     /// The table as the packets of a burst look at it first.
     #[inline]
     pub fn homes(&self) -> Homes<'_, KEY, WORDS> {
-        Homes(self.buckets())
+        let buckets = self.buckets();
+        let count = buckets.len() - (PROBE_MAX - 1);
+        Homes { words: &self.words, buckets, count: count as u64 }
     }
 
     /// Finds the flow with this key.
@@ -289,19 +325,20 @@ impl<const KEY: usize, const WORDS: usize> FlowTable<KEY, WORDS> {
         (0..KEY).rev().all(|word| bucket[BUCKET * word + slot].load(Acquire) == key[word])
     }
 
-    /// The slot of the bucket that holds `key`. Four comparisons and no branch.
+    /// The slot of the bucket that holds `key`. Since no two do, three comparisons without a branch
+    /// say which it could be, and a fourth whether it is.
     #[inline]
     fn match_slot(bucket: &Bucket<WORDS>, key: &[u64; KEY]) -> Option<usize> {
         count_looks(BUCKET);
-        let mut mask = 0;
-        for slot in 0..BUCKET {
-            let mut equal = true;
-            for word in 0..KEY {
-                equal &= bucket[BUCKET * word + slot].load(Relaxed) == key[word];
-            }
-            mask |= u32::from(equal) << slot;
-        }
-        (mask != 0).then(|| mask.trailing_zeros() as usize)
+        let equal = |slot: usize| {
+            (0..KEY).fold(true, |equal, word| {
+                equal & (bucket[BUCKET * word + slot].load(Relaxed) == key[word])
+            })
+        };
+        let slot = usize::from(equal(1)) + 2 * usize::from(equal(2)) + 3 * usize::from(equal(3));
+        // Never more than 3, which the compiler does not see.
+        let slot = slot % BUCKET;
+        equal(slot).then_some(slot)
     }
 
     #[inline]

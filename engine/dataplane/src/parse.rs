@@ -88,7 +88,7 @@ pub(crate) fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
     let plain = word(IP - 2) == ETHERTYPE_IPV4
         && header[IP] == 0x45
         && header[IP + 9] == TCP
-        && word(IP + 6) & IPV4_FRAGMENT == 0
+        && u16::from_ne_bytes([header[IP + 6], header[IP + 7]]) & IPV4_FRAGMENT.to_be() == 0
         && total_length + IP as u32 <= packet.len() as u32
         && tcp_length >= TCP_HEADER as u32
         && tcp_length + IPV4_HEADER as u32 <= total_length;

@@ -6,6 +6,7 @@
 //! gives to a newcomer only when no flow is left that refers to the former holder.
 
 use crate::consistent::ConsistentTable;
+use crate::direct_routing::Destination;
 use crate::flow_key::ServiceTag;
 use crate::scheduler::{Candidate, SERVERS_PER_SERVICE_MAX};
 use hashbrown::{HashMap, HashTable};
@@ -116,7 +117,7 @@ pub(crate) struct Route {
     /// Of the packets that may go to the server; [`Passage::CLOSED`] if none may.
     pub passage: Passage,
     /// The server's MAC address, if there is a neighbor.
-    pub mac: [u8; 6],
+    pub destination: Destination,
     pub service: ServiceIndex,
     pub slot: u16,
     /// `None` where there is no server.
@@ -152,7 +153,7 @@ impl Route {
         let Some(&Server { service, slot, state, neighbor, .. }) = server else {
             return Route {
                 passage: Passage::CLOSED,
-                mac: [0; 6],
+                destination: [0; 6].into(),
                 service: ServiceIndex(u16::MAX),
                 slot: 0,
                 state: None,
@@ -167,7 +168,7 @@ impl Route {
         };
         Route {
             passage,
-            mac: neighbor.map_or([0; 6], |neighbor| neighbor.mac),
+            destination: neighbor.map_or([0; 6], |neighbor| neighbor.mac).into(),
             service,
             slot,
             state: Some(state),

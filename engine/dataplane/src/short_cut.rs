@@ -1,5 +1,4 @@
-//! What most packets need: TCP over IPv4, a service that the packet before had too, a flow in its
-//! home bucket whose state stays as it is.
+//! What most packets need: TCP over IPv4, a flow that is known and whose state stays as it is.
 //!
 //! Everything here leaves what it does not take to [`Decider`], which would do just the same with
 //! what it takes, only slower. What is looked up once a burst is in the locals of these loops:
@@ -7,7 +6,7 @@
 
 use crate::counters::Servers;
 use crate::decision::{Arrival, Decider, Known, Moment};
-use crate::direct_routing::rewrite;
+use crate::direct_routing::{Source, rewrite};
 use crate::flow_key::key_v4;
 use crate::flow_state::{Lifetimes, Ticks};
 use crate::flow_table::Homes;
@@ -25,28 +24,49 @@ impl Decider {
         burst: &[Packet],
         arrivals: &mut [Arrival],
     ) {
-        let hasher = self.hasher;
-        let mut last = self.last_service;
-        for (packet, arrival) in burst.iter().zip(arrivals) {
-            let packet = port.bytes(packet);
-            if let Some(headers) = parse_plain(packet)
-                && let Addresses::V4 { client, vip } = headers.addresses
-                && word_v4(vip, headers.service_port, Protocol::Tcp) == last.0
-            {
-                let service = last.1;
-                let table = &self.memory.flows_v4;
-                let key = key_v4(client, headers.client_port, service);
-                let hash = hasher.hash(&key);
-                let home = table.home(hash);
-                table.prefetch(home);
-                let passage = Passage::new(service, [0, 0]);
-                let event = headers.event;
-                *arrival = Arrival::V4(Known { key, hash, passage, home: home as u32, event });
-                continue;
+        let mut next = 0;
+        while next < burst.len() {
+            next += self.recognise_plain(port, &burst[next..], &mut arrivals[next..]);
+            if let Some(packet) = burst.get(next) {
+                arrivals[next] = self.recognise(port.bytes(packet));
+                next += 1;
             }
-            *arrival = self.recognise(packet);
-            last = self.last_service;
         }
+    }
+
+    /// The same for the first packets of the burst, up to the first that needs more. Returns how
+    /// many.
+    #[inline]
+    fn recognise_plain(
+        &mut self,
+        port: &impl Port,
+        burst: &[Packet],
+        arrivals: &mut [Arrival],
+    ) -> usize {
+        let hasher = self.hasher;
+        let homes = self.memory.flows_v4.homes();
+        // Most packets are for the service of the packet before.
+        let mut last = self.last_service;
+        let mut packets = burst.iter().zip(arrivals);
+        let stop = packets.position(|(packet, arrival)| {
+            let Some(headers) = parse_plain(port.bytes(packet)) else { return true };
+            let Addresses::V4 { client, vip } = headers.addresses else { return true };
+            let word = word_v4(vip, headers.service_port, Protocol::Tcp);
+            if word != last.0 {
+                let Some(service) = self.table.find_v4(word) else { return true };
+                last = (word, service.into());
+            }
+            let key = key_v4(client, headers.client_port, last.1);
+            let hash = hasher.hash(&key);
+            let home = homes.of(hash);
+            homes.prefetch(home);
+            let passage = Passage::new(last.1, [0, 0]);
+            let event = headers.event;
+            *arrival = Arrival::V4(Known { key, hash, passage, home: home as u32, event });
+            false
+        });
+        self.last_service = last;
+        stop.unwrap_or(burst.len())
     }
 
     /// The other three steps and the rewrite for the first packets of the burst, up to the first
@@ -65,7 +85,7 @@ impl Decider {
             routes: self.table.routes(),
             servers: self.memory.counters.servers(),
             lifetimes: &self.lifetimes,
-            source: port.mac(),
+            source: port.mac().into(),
             now: now.ticks,
         };
         let mut packets = burst.iter().zip(arrivals);
@@ -87,13 +107,13 @@ struct ShortCut<'a> {
     routes: &'a [Route],
     servers: Servers<'a>,
     lifetimes: &'a Lifetimes,
-    source: [u8; 6],
+    source: Source,
     now: Ticks,
 }
 
 impl ShortCut<'_> {
-    /// Forwards the packet, if its flow is at home, lives and stays as it is, and its server takes
-    /// the packet.
+    /// Forwards the packet, if its flow is known, lives and stays as it is, and its server takes the
+    /// packet.
     #[inline]
     fn take<const KEY: usize, const WORDS: usize>(
         &self,
@@ -101,15 +121,18 @@ impl ShortCut<'_> {
         known: &Known<KEY>,
         packet: &mut [u8],
     ) -> bool {
-        let Some((remembered, flow)) = homes.find(&known.key, known.home as usize) else {
-            return false;
-        };
+        let home = known.home as usize;
+        let found = homes.find(&known.key, home).or_else(|| {
+            // What opens a flow is not taken in any case.
+            if known.event.is_special() { None } else { homes.find_further(&known.key, home) }
+        });
+        let Some((remembered, flow)) = found else { return false };
         let server = flow.server();
         let Some(route) = self.routes.get(usize::from(server.0)) else { return false };
         if route.passage != known.passage || !flow.goes_on(known.event, self.now, self.lifetimes) {
             return false;
         }
-        rewrite(packet, route.mac, self.source);
+        rewrite(packet, route.destination, self.source);
         self.servers.count_packet(server, packet.len());
         remembered.note(flow, self.now);
         true

@@ -179,7 +179,7 @@ impl<P: Port> Worker<P> {
 
     /// Decides about one packet of the burst, whatever it is.
     fn decide(&mut self, index: usize, now: Moment) -> Result<(), DropReason> {
-        let source = self.port.mac();
+        let source = self.port.mac().into();
         let packet = self.port.bytes_mut(&self.burst[index]);
         match &self.arrivals[index] {
             Arrival::V4(arrival) => self.decider.decide(V4, arrival, packet, source, now),
