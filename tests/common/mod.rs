@@ -6,6 +6,7 @@
 pub mod in_process;
 pub mod load;
 pub mod metrics;
+pub mod taken;
 
 use director::views::{ServerView, ServiceView, ServicesView};
 use lab::{
