@@ -7,7 +7,6 @@
 //!
 //! `cargo bench --bench burst`                 the pipeline and the flow table beside hashbrown's
 //! `cargo bench --bench burst -- 1000 100000`  these numbers of flows only
-//! `cargo bench --bench burst -- instructions` instructions a packet, under callgrind (valgrind)
 
 mod traffic;
 
@@ -15,7 +14,6 @@ use dataplane::table_bench::{Flow, FlowHasher, FlowsV4, Room, key_v4};
 use dataplane::{Capacity, FlowState, Handle, ServerIndex, ServiceIndex, Update, Worker, workers};
 use hashbrown::HashTable;
 use std::hint::black_box;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use traffic::{ACK, DIRECTOR, FRAMES_IN_USE, SEEDS, SYN, address, service_table, template};
@@ -26,18 +24,9 @@ const STRIDE: u64 = 0x9e37_79b1;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    match arguments.first().map(String::as_str) {
-        Some("instructions") => report_instructions(),
-        Some("counted") => {
-            let number = |index: usize| arguments[index].parse().expect("a number");
-            let mut bench = Bench::new(number(1));
-            bench.run(number(2));
-        }
-        Some(_) => {
-            report_times(&arguments.iter().filter_map(|a| a.parse().ok()).collect::<Vec<_>>())
-        }
-        None => report_times(&[1_000, 100_000, 1_000_000, 10_000_000]),
-    }
+    let sizes: Vec<u64> =
+        arguments.iter().map(|size| size.parse().expect("a number of flows")).collect();
+    report_times(if sizes.is_empty() { &[1_000, 100_000, 1_000_000, 10_000_000] } else { &sizes });
 }
 
 struct Bench {
@@ -257,24 +246,4 @@ impl Theirs {
             })
         }
     }
-}
-
-/// The difference between two runs of different length, so that the set-up does not count.
-fn report_instructions() {
-    let program = std::env::current_exe().expect("the path of this program");
-    let collected = |packets: u64| -> u64 {
-        let output = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg("--toggle-collect=*Worker*turn*")
-            .arg(&program)
-            .args(["counted", "1000", &packets.to_string()])
-            .output()
-            .expect("valgrind: install it, for example with `apt-get install valgrind`");
-        let report = String::from_utf8_lossy(&output.stderr);
-        let line = report.lines().find(|line| line.contains("Collected")).expect("a total");
-        line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
-    };
-    let (short, long) = (1u64 << 16, 1u64 << 18);
-    let spent = collected(long) - collected(short);
-    println!("instructions a packet: {:.1}", spent as f64 / (long - short) as f64);
 }

@@ -6,7 +6,7 @@ use crate::drop_reason::DropReason;
 use crate::flow_key::{FlowHasher, Key, ServiceTag, key_v4, key_v6, mapped};
 use crate::flow_state::{Event, FlowState, Lifetimes, Ticks};
 use crate::flow_table::{Flow, FlowTable, Place};
-use crate::parse::{Addresses, Headers, parse_any};
+use crate::parse::{Addresses, Headers, Transport, parse_any};
 use crate::peers::{News, Peers, What};
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
 use crate::service_table::{Passage, ServerIndex, ServerState, Service, ServiceTable, word_v4};
@@ -21,6 +21,18 @@ pub(crate) enum Arrival {
     V4(Known<1>),
     V6(Known<3>),
     Unwanted(DropReason),
+}
+
+impl Arrival {
+    /// Whether the packet may do more than go on with its flow, for all that it says itself.
+    #[inline]
+    pub fn is_special(&self) -> bool {
+        match self {
+            Arrival::V4(known) => known.event.is_special(),
+            Arrival::V6(known) => known.event.is_special(),
+            Arrival::Unwanted(_) => true,
+        }
+    }
 }
 
 /// A packet whose virtual service is known.
@@ -112,20 +124,20 @@ impl Decider {
 
     /// First step, any packet: parses it and finds its virtual service.
     #[inline(never)]
-    pub fn recognise(&mut self, packet: &[u8]) -> Arrival {
+    pub fn recognise(&self, packet: &[u8]) -> Arrival {
         parse_any(packet)
             .and_then(|headers| self.arrive(&headers))
             .unwrap_or_else(Arrival::Unwanted)
     }
 
-    fn arrive(&mut self, headers: &Headers) -> Result<Arrival, DropReason> {
-        let Headers { vlans, addresses, client_port, service_port, event } = *headers;
+    fn arrive(&self, headers: &Headers) -> Result<Arrival, DropReason> {
+        let Headers { vlans, addresses, transport } = *headers;
+        let Transport { client_port, service_port, event } = transport;
         let protocol = event.protocol();
         match addresses {
             Addresses::V4 { client, vip } => {
-                let word = word_v4(vip, service_port, protocol);
-                let service = self.table.find_v4(word).ok_or(DropReason::NoService)?.into();
-                self.last_service = (word, service);
+                let service = self.table.find_v4(word_v4(vip, service_port, protocol));
+                let service = service.ok_or(DropReason::NoService)?.into();
                 let known = self.known(V4, key_v4(client, client_port, service), vlans, event);
                 Ok(Arrival::V4(known))
             }

@@ -23,8 +23,8 @@ const IPV6_HEADER: usize = 40;
 /// Extension headers that are followed before giving up; real packets carry one or two.
 const IPV6_EXTENSIONS_MAX: usize = 8;
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const TCP_HEADER: usize = 20;
@@ -52,10 +52,15 @@ pub(crate) struct Headers<'a> {
     /// VLAN ids, outermost first; 0 where there is no tag.
     pub vlans: [u16; 2],
     pub addresses: Addresses<'a>,
+    pub transport: Transport,
+}
+
+/// The ports of a packet, and what it is to its flow. Of an ICMP error these are the flow's, that
+/// is the quoted ones swapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transport {
     pub client_port: Port,
     pub service_port: Port,
-    /// What the packet is to its flow. Of an ICMP error, addresses and ports are those of the
-    /// flow, that is the quoted ones swapped.
     pub event: Event,
 }
 
@@ -74,34 +79,118 @@ fn byte(bytes: &[u8], at: usize) -> Result<u8, DropReason> {
     bytes.get(at).copied().ok_or(DropReason::Malformed)
 }
 
-/// What most packets are: untagged, IPv4 without options, a whole TCP segment. All offsets are
-/// constants here, so nothing but the lengths is checked. `None` leaves it to [`parse_any`], which
-/// would say the same of every packet that this function takes.
+/// What most packets are: untagged, without IP options or extension headers, TCP or UDP. For each
+/// of these there is a parser that takes nothing else: offsets and protocol are constants in it, so
+/// that little but the lengths is checked. What it does not take is left to [`parse_any`], which
+/// would say the same of every packet that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plain {
+    TcpIpv4,
+    UdpIpv4,
+    TcpIpv6,
+    UdpIpv6,
+}
+
+impl Plain {
+    /// What the packet looks like.
+    #[inline]
+    pub fn kind_of(packet: &[u8]) -> Option<Plain> {
+        let header = packet.first_chunk::<{ ETHERNET_HEADER + IPV4_HEADER }>()?;
+        let ethertype = [header[ETHERNET_HEADER - 2], header[ETHERNET_HEADER - 1]];
+        match (
+            u16::from_be_bytes(ethertype),
+            header[ETHERNET_HEADER + 9],
+            header[ETHERNET_HEADER + 6],
+        ) {
+            (ETHERTYPE_IPV4, TCP, _) => Some(Plain::TcpIpv4),
+            (ETHERTYPE_IPV4, UDP, _) => Some(Plain::UdpIpv4),
+            (ETHERTYPE_IPV6, _, TCP) => Some(Plain::TcpIpv6),
+            (ETHERTYPE_IPV6, _, UDP) => Some(Plain::UdpIpv6),
+            _ => None,
+        }
+    }
+}
+
+/// Addresses, client first, and transport header of a plain IPv4 packet of this protocol.
 #[inline]
-pub(crate) fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
+pub(crate) fn parse_plain_ipv4<const PROTOCOL: u8>(
+    packet: &[u8],
+) -> Option<([[u8; 4]; 2], Transport)> {
     const IP: usize = ETHERNET_HEADER;
     const TRANSPORT: usize = IP + IPV4_HEADER;
-    let header = packet.first_chunk::<{ TRANSPORT + TCP_HEADER }>()?;
-    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let total_length = u32::from(word(IP + 2));
-    let tcp_length = u32::from(header[TRANSPORT + 12] >> 4) * 4;
-    let plain = word(IP - 2) == ETHERTYPE_IPV4
-        && header[IP] == 0x45
-        && header[IP + 9] == TCP
-        && u16::from_ne_bytes([header[IP + 6], header[IP + 7]]) & IPV4_FRAGMENT.to_be() == 0
-        && total_length + IP as u32 <= packet.len() as u32
-        && tcp_length >= TCP_HEADER as u32
-        && tcp_length + IPV4_HEADER as u32 <= total_length;
-    plain.then(|| Headers {
-        vlans: [0, 0],
-        addresses: Addresses::V4 {
-            client: [header[IP + 12], header[IP + 13], header[IP + 14], header[IP + 15]],
-            vip: [header[IP + 16], header[IP + 17], header[IP + 18], header[IP + 19]],
-        },
-        client_port: [header[TRANSPORT], header[TRANSPORT + 1]],
-        service_port: [header[TRANSPORT + 2], header[TRANSPORT + 3]],
-        event: Event::tcp(header[TRANSPORT + 13]),
-    })
+    if packet.len() < TRANSPORT + header_length(PROTOCOL) {
+        return None;
+    }
+    let ip = packet.first_chunk::<TRANSPORT>()?;
+    let total_length = u32::from(u16::from_be_bytes([ip[IP + 2], ip[IP + 3]]));
+    let is_plain = u16::from_be_bytes([ip[IP - 2], ip[IP - 1]]) == ETHERTYPE_IPV4
+        && ip[IP] == 0x45
+        && ip[IP + 9] == PROTOCOL
+        && u16::from_ne_bytes([ip[IP + 6], ip[IP + 7]]) & IPV4_FRAGMENT.to_be() == 0
+        && total_length + IP as u32 <= packet.len() as u32;
+    if !is_plain {
+        return None;
+    }
+    let client = [ip[IP + 12], ip[IP + 13], ip[IP + 14], ip[IP + 15]];
+    let vip = [ip[IP + 16], ip[IP + 17], ip[IP + 18], ip[IP + 19]];
+    let transport = plain_transport::<TRANSPORT, IPV4_HEADER, PROTOCOL>(packet, total_length)?;
+    Some(([client, vip], transport))
+}
+
+/// Addresses, client first, and transport header of a plain IPv6 packet of this protocol.
+#[inline]
+pub(crate) fn parse_plain_ipv6<const PROTOCOL: u8>(
+    packet: &[u8],
+) -> Option<([&[u8; 16]; 2], Transport)> {
+    const IP: usize = ETHERNET_HEADER;
+    const TRANSPORT: usize = IP + IPV6_HEADER;
+    if packet.len() < TRANSPORT + header_length(PROTOCOL) {
+        return None;
+    }
+    let ip = packet.first_chunk::<TRANSPORT>()?;
+    let length = u32::from(u16::from_be_bytes([ip[IP + 4], ip[IP + 5]]));
+    let is_plain = u16::from_be_bytes([ip[IP - 2], ip[IP - 1]]) == ETHERTYPE_IPV6
+        && ip[IP] >> 4 == 6
+        && ip[IP + 6] == PROTOCOL
+        && length + TRANSPORT as u32 <= packet.len() as u32;
+    if !is_plain {
+        return None;
+    }
+    let (client, rest) = ip[IP + 8..].split_first_chunk()?;
+    let vip = rest.first_chunk()?;
+    let transport = plain_transport::<TRANSPORT, 0, PROTOCOL>(packet, length)?;
+    Some(([client, vip], transport))
+}
+
+const fn header_length(protocol: u8) -> usize {
+    if protocol == TCP { TCP_HEADER } else { UDP_HEADER }
+}
+
+/// The transport header at `AT`, if what it says of its length fits `length` bytes, of which those
+/// of a header `BEFORE` it are a part.
+#[inline]
+fn plain_transport<const AT: usize, const BEFORE: usize, const PROTOCOL: u8>(
+    packet: &[u8],
+    length: u32,
+) -> Option<Transport> {
+    let before = BEFORE as u32;
+    let (header, event) = if PROTOCOL == TCP {
+        let header = packet.get(AT..)?.first_chunk::<TCP_HEADER>()?;
+        let header_length = u32::from(header[12] >> 4) * 4;
+        if header_length < TCP_HEADER as u32 || before + header_length > length {
+            return None;
+        }
+        (header.first_chunk::<4>()?, Event::tcp(header[13]))
+    } else {
+        let header = packet.get(AT..)?.first_chunk::<UDP_HEADER>()?;
+        let udp_length = u32::from(u16::from_be_bytes([header[4], header[5]]));
+        if udp_length < UDP_HEADER as u32 || before + udp_length > length {
+            return None;
+        }
+        (header.first_chunk::<4>()?, Event::UDP)
+    };
+    let &[a, b, c, d] = header;
+    Some(Transport { client_port: [a, b], service_port: [c, d], event })
 }
 
 /// Parses whatever the director understands, from the Ethernet header on.
@@ -163,13 +252,13 @@ fn parse_ipv4(packet: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason>
     if ip.protocol == ICMP {
         return parse_icmp_error(ip.payload, vlans);
     }
-    let (client_port, service_port, event) = parse_transport(ip.protocol, ip.payload)?;
+    let transport = parse_transport(ip.protocol, ip.payload)?;
     let addresses = Addresses::V4 { client: ip.source, vip: ip.destination };
-    Ok(Headers { vlans, addresses, client_port, service_port, event })
+    Ok(Headers { vlans, addresses, transport })
 }
 
 #[inline]
-fn parse_transport(protocol: u8, payload: &[u8]) -> Result<(Port, Port, Event), DropReason> {
+fn parse_transport(protocol: u8, payload: &[u8]) -> Result<Transport, DropReason> {
     let event = match protocol {
         TCP => {
             let header: &[u8; TCP_HEADER] = array(payload, 0)?;
@@ -188,18 +277,19 @@ fn parse_transport(protocol: u8, payload: &[u8]) -> Result<(Port, Port, Event), 
         }
         _ => return Err(DropReason::UnknownProtocol),
     };
-    Ok((*array(payload, 0)?, *array(payload, 2)?, event))
+    Ok(Transport { client_port: *array(payload, 0)?, service_port: *array(payload, 2)?, event })
 }
 
 /// The ports of a quoted packet, of which only eight bytes behind the IP header are certain
 /// (RFC 792; RFC 4443 quotes more).
-fn quoted_ports(protocol: u8, payload: &[u8]) -> Result<(Port, Port, Protocol), DropReason> {
+fn quoted_transport(protocol: u8, payload: &[u8]) -> Result<Transport, DropReason> {
     let protocol = match protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         _ => return Err(DropReason::UnknownProtocol),
     };
-    Ok((*array(payload, 0)?, *array(payload, 2)?, protocol))
+    let (service_port, client_port) = (*array(payload, 0)?, *array(payload, 2)?);
+    Ok(Transport { client_port, service_port, event: Event::error(protocol) })
 }
 
 fn parse_icmp_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason> {
@@ -211,13 +301,11 @@ fn parse_icmp_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, Drop
     if ip.fragment & IPV4_FRAGMENT_OFFSET != 0 {
         return Err(DropReason::Fragment);
     }
-    let (service_port, client_port, protocol) = quoted_ports(ip.protocol, ip.payload)?;
+    let transport = quoted_transport(ip.protocol, ip.payload)?;
     Ok(Headers {
         vlans,
         addresses: Addresses::V4 { client: ip.destination, vip: ip.source },
-        client_port,
-        service_port,
-        event: Event::error(protocol),
+        transport,
     })
 }
 
@@ -276,9 +364,9 @@ fn parse_ipv6(packet: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason>
     if ip.protocol == ICMPV6 {
         return parse_icmpv6_error(ip.payload, vlans);
     }
-    let (client_port, service_port, event) = parse_transport(ip.protocol, ip.payload)?;
+    let transport = parse_transport(ip.protocol, ip.payload)?;
     let addresses = Addresses::V6 { client: ip.source, vip: ip.destination };
-    Ok(Headers { vlans, addresses, client_port, service_port, event })
+    Ok(Headers { vlans, addresses, transport })
 }
 
 fn parse_icmpv6_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, DropReason> {
@@ -287,13 +375,11 @@ fn parse_icmpv6_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, Dr
     }
     let quoted = message.get(ICMP_HEADER..).ok_or(DropReason::Malformed)?;
     let ip = ipv6_header(quoted, false)?;
-    let (service_port, client_port, protocol) = quoted_ports(ip.protocol, ip.payload)?;
+    let transport = quoted_transport(ip.protocol, ip.payload)?;
     Ok(Headers {
         vlans,
         addresses: Addresses::V6 { client: ip.destination, vip: ip.source },
-        client_port,
-        service_port,
-        event: Event::error(protocol),
+        transport,
     })
 }
 
@@ -301,27 +387,70 @@ fn parse_icmpv6_error(message: &[u8], vlans: [u16; 2]) -> Result<Headers<'_>, Dr
 mod tests {
     use super::*;
 
+    fn parse_plain(packet: &[u8]) -> Option<Headers<'_>> {
+        let parsed = match Plain::kind_of(packet)? {
+            Plain::TcpIpv4 => parse_plain_ipv4::<TCP>(packet).map(of_ipv4),
+            Plain::UdpIpv4 => parse_plain_ipv4::<UDP>(packet).map(of_ipv4),
+            Plain::TcpIpv6 => parse_plain_ipv6::<TCP>(packet).map(of_ipv6),
+            Plain::UdpIpv6 => parse_plain_ipv6::<UDP>(packet).map(of_ipv6),
+        };
+        let (addresses, transport) = parsed?;
+        Some(Headers { vlans: [0, 0], addresses, transport })
+    }
+
+    type Parsed<'a> = (Addresses<'a>, Transport);
+
+    fn of_ipv4(([client, vip], transport): ([[u8; 4]; 2], Transport)) -> Parsed<'static> {
+        (Addresses::V4 { client, vip }, transport)
+    }
+
+    fn of_ipv6<'a>(([client, vip], transport): ([&'a [u8; 16]; 2], Transport)) -> Parsed<'a> {
+        (Addresses::V6 { client, vip }, transport)
+    }
+
     /// The short cut may only be short, never different.
-    #[test]
-    fn the_plain_packet_is_parsed_like_any() {
-        let mut packet = [0u8; 66];
-        packet[12..14].copy_from_slice(&[8, 0]);
-        packet[14..34].copy_from_slice(&[
-            0x45, 0, 0, 52, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-        ]);
-        packet[34..48].copy_from_slice(&[0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x80, 0x10]);
-        assert!(parse_plain(&packet).is_some());
+    fn check_every_change_of_a_byte(packet: &[u8]) {
+        assert!(parse_plain(packet).is_some());
         for length in 0..=packet.len() {
             for position in 0..length {
                 for value in 0..=255 {
-                    let mut changed = packet;
+                    let mut changed = packet[..length].to_vec();
                     changed[position] = value;
-                    let changed = &changed[..length];
-                    if let Some(plain) = parse_plain(changed) {
-                        assert_eq!(Ok(plain), parse_any(changed), "{changed:02x?}");
+                    if let Some(headers) = parse_plain(&changed) {
+                        assert_eq!(Ok(headers), parse_any(&changed), "{changed:02x?}");
                     }
                 }
             }
+        }
+    }
+
+    const TCP_ACK: [u8; 32] = [
+        0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x80, 0x10, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1,
+        1, 1, 1, 1, 1, 1,
+    ];
+    const UDP_DATA: [u8; 12] = [0x30, 0x39, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4];
+
+    fn ipv4(protocol: u8, transport: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 12];
+        packet.extend([8, 0, 0x45, 0, 0, 20 + transport.len() as u8, 0, 1, 0x40, 0, 64, protocol]);
+        packet.extend([0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend(transport);
+        packet
+    }
+
+    fn ipv6(protocol: u8, transport: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 12];
+        packet.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, transport.len() as u8, protocol, 64]);
+        packet.extend([[0xfd; 16], [0xfe; 16]].concat());
+        packet.extend(transport);
+        packet
+    }
+
+    #[test]
+    fn plain_packets_are_parsed_like_any() {
+        for build in [ipv4, ipv6] {
+            check_every_change_of_a_byte(&build(TCP, &TCP_ACK));
+            check_every_change_of_a_byte(&build(UDP, &UDP_DATA));
         }
     }
 }

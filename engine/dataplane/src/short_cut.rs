@@ -1,4 +1,5 @@
-//! What most packets need: TCP over IPv4, a flow that is known and whose state stays as it is.
+//! What most packets need: no VLAN tag, no IP options, and a flow that is known and whose state stays
+//! as it is.
 //!
 //! Everything here leaves what it does not take to [`Decider`], which would do just the same with
 //! what it takes, only slower. What is looked up once a burst is in the locals of these loops:
@@ -7,10 +8,10 @@
 use crate::counters::Servers;
 use crate::decision::{Arrival, Decider, Known, Moment};
 use crate::direct_routing::{Source, rewrite};
-use crate::flow_key::key_v4;
-use crate::flow_state::{Lifetimes, Ticks};
+use crate::flow_key::{FlowHasher, ServiceTag, key_v4, key_v6};
+use crate::flow_state::{Event, Lifetimes, Ticks};
 use crate::flow_table::Homes;
-use crate::parse::{Addresses, parse_plain};
+use crate::parse::{Plain, TCP, UDP, parse_plain_ipv4, parse_plain_ipv6};
 use crate::service_table::{Passage, Protocol, Route, word_v4};
 use xsk::{Packet, Port};
 
@@ -25,19 +26,26 @@ impl Decider {
         arrivals: &mut [Arrival],
     ) {
         let mut next = 0;
-        while next < burst.len() {
-            next += self.recognise_plain(port, &burst[next..], &mut arrivals[next..]);
-            if let Some(packet) = burst.get(next) {
+        while let Some(packet) = burst.get(next) {
+            let (rest, places) = (&burst[next..], &mut arrivals[next..]);
+            let done = match Plain::kind_of(port.bytes(packet)) {
+                Some(Plain::TcpIpv4) => self.recognise_ipv4::<TCP>(port, rest, places),
+                Some(Plain::UdpIpv4) => self.recognise_ipv4::<UDP>(port, rest, places),
+                Some(Plain::TcpIpv6) => self.recognise_ipv6::<TCP>(port, rest, places),
+                Some(Plain::UdpIpv6) => self.recognise_ipv6::<UDP>(port, rest, places),
+                None => 0,
+            };
+            if done == 0 {
                 arrivals[next] = self.recognise(port.bytes(packet));
-                next += 1;
             }
+            next += done.max(1);
         }
     }
 
-    /// The same for the first packets of the burst, up to the first that needs more. Returns how
-    /// many.
+    /// The same for the first packets of the burst, up to the first that is not plain IPv4 of this
+    /// protocol. Returns how many.
     #[inline]
-    fn recognise_plain(
+    fn recognise_ipv4<const PROTOCOL: u8>(
         &mut self,
         port: &impl Port,
         burst: &[Packet],
@@ -49,23 +57,43 @@ impl Decider {
         let mut last = self.last_service;
         let mut packets = burst.iter().zip(arrivals);
         let stop = packets.position(|(packet, arrival)| {
-            let Some(headers) = parse_plain(port.bytes(packet)) else { return true };
-            let Addresses::V4 { client, vip } = headers.addresses else { return true };
-            let word = word_v4(vip, headers.service_port, Protocol::Tcp);
+            let parsed = parse_plain_ipv4::<PROTOCOL>(port.bytes(packet));
+            let Some(([client, vip], transport)) = parsed else { return true };
+            let protocol = if PROTOCOL == TCP { Protocol::Tcp } else { Protocol::Udp };
+            let word = word_v4(vip, transport.service_port, protocol);
             if word != last.0 {
                 let Some(service) = self.table.find_v4(word) else { return true };
                 last = (word, service.into());
             }
-            let key = key_v4(client, headers.client_port, last.1);
-            let hash = hasher.hash(&key);
-            let home = homes.of(hash);
-            homes.prefetch(home);
-            let passage = Passage::new(last.1, [0, 0]);
-            let event = headers.event;
-            *arrival = Arrival::V4(Known { key, hash, passage, home: home as u32, event });
+            let key = key_v4(client, transport.client_port, last.1);
+            *arrival = Arrival::V4(known(&homes, hasher, key, last.1, transport.event));
             false
         });
         self.last_service = last;
+        stop.unwrap_or(burst.len())
+    }
+
+    /// The same for plain IPv6.
+    #[inline(never)]
+    fn recognise_ipv6<const PROTOCOL: u8>(
+        &self,
+        port: &impl Port,
+        burst: &[Packet],
+        arrivals: &mut [Arrival],
+    ) -> usize {
+        let hasher = self.hasher;
+        let homes = self.memory.flows_v6.homes();
+        let mut packets = burst.iter().zip(arrivals);
+        let stop = packets.position(|(packet, arrival)| {
+            let parsed = parse_plain_ipv6::<PROTOCOL>(port.bytes(packet));
+            let Some(([client, vip], transport)) = parsed else { return true };
+            let protocol = if PROTOCOL == TCP { Protocol::Tcp } else { Protocol::Udp };
+            let service = self.table.find_v6(vip, transport.service_port, protocol);
+            let Some(service) = service.map(ServiceTag::from) else { return true };
+            let key = key_v6(client, transport.client_port, service);
+            *arrival = Arrival::V6(known(&homes, hasher, key, service, transport.event));
+            false
+        });
         stop.unwrap_or(burst.len())
     }
 
@@ -100,6 +128,21 @@ impl Decider {
         });
         stop.unwrap_or(burst.len())
     }
+}
+
+/// A packet of the flow with this key. Its bucket is asked for.
+#[inline]
+fn known<const KEY: usize, const WORDS: usize>(
+    homes: &Homes<'_, KEY, WORDS>,
+    hasher: FlowHasher,
+    key: [u64; KEY],
+    service: ServiceTag,
+    event: Event,
+) -> Known<KEY> {
+    let hash = hasher.hash(&key);
+    let home = homes.of(hash);
+    homes.prefetch(home);
+    Known { key, hash, passage: Passage::new(service, [0, 0]), home: home as u32, event }
 }
 
 /// What the packets of a burst are looked up in, besides their flow tables.

@@ -151,11 +151,13 @@ impl<P: Port> Worker<P> {
         // A bit a packet.
         let mut dropped = 0u64;
         let mut next = 0;
-        loop {
-            let (burst, arrivals) = (&self.burst[next..], &self.arrivals[next..received]);
-            next += self.decider.continue_flows(&mut self.port, burst, arrivals, now);
-            if next >= received {
-                break;
+        while next < received {
+            if !self.arrivals[next].is_special() {
+                let (burst, arrivals) = (&self.burst[next..], &self.arrivals[next..received]);
+                next += self.decider.continue_flows(&mut self.port, burst, arrivals, now);
+                if next == received {
+                    break;
+                }
             }
             if let Err(reason) = self.decide(next, now) {
                 self.decider.counts.dropped[reason as usize] += 1;
