@@ -8,14 +8,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// Any would do; the same ones make runs comparable.
-pub const SEEDS: Seeds = Seeds([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
+/// Almost any would do (every flow of every bench has room in its table); the same ones make runs
+/// comparable.
+pub const SEEDS: Seeds = Seeds([0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89]);
 pub const ACK: u8 = 0x10;
 pub const SYN: u8 = 0x02;
 /// Frames that are filled and taken again and again, as with a real ring.
 pub const FRAMES_IN_USE: usize = 4096;
 const VIP: [u8; 4] = [172, 17, 100, 100];
-const SERVERS: u16 = 16;
+pub const SERVERS: u16 = 16;
 
 /// One service with sixteen servers.
 pub fn service_table() -> ServiceTable {

@@ -17,15 +17,15 @@
 mod traffic;
 
 use core_affinity::CoreId;
-use dataplane::{
-    Capacity, Handle, SERVERS_MAX, ServerIndex, Update, Worker, WorkerMemory, workers,
-};
+use dataplane::{Capacity, Handle, ServerIndex, Update, Worker, WorkerMemory, workers};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use traffic::{ACK, DIRECTOR, FRAMES_IN_USE, SEEDS, SYN, address, service_table, template};
+use traffic::{
+    ACK, DIRECTOR, FRAMES_IN_USE, SEEDS, SERVERS, SYN, address, service_table, template,
+};
 use xsk::{BURST_MAX, Census, MemoryPort, Packet, Port, PortCounters};
 
 const ROUNDS: usize = 15;
@@ -166,14 +166,15 @@ impl Port for MarkedPort {
         self.port.bytes(packet)
     }
 
+    /// Called once a packet, between a packet's work and the next one's.
     fn bytes_mut(&mut self, packet: &Packet) -> &mut [u8] {
+        if let Some(mark) = self.mark.as_ref().filter(|mark| mark.per_packet) {
+            mark.write();
+        }
         self.port.bytes_mut(packet)
     }
 
     fn send(&mut self, burst: &mut Vec<Packet>) -> usize {
-        if let Some(mark) = self.mark.as_ref().filter(|mark| mark.per_packet) {
-            burst.iter().for_each(|_| mark.write());
-        }
         self.port.send(burst)
     }
 
@@ -217,7 +218,7 @@ fn scraping(memories: &[Arc<WorkerMemory>], measure: impl FnOnce() -> f64) -> f6
             while !done.load(Relaxed) {
                 for memory in memories {
                     black_box(memory.counters().read());
-                    for server in 0..SERVERS_MAX as u16 {
+                    for server in 0..SERVERS {
                         black_box(memory.counters().server(ServerIndex(server)));
                     }
                 }
