@@ -46,6 +46,9 @@ pub(crate) enum What {
     Lives(FlowState),
 }
 
+// Aligned, because an empty ring's reader notes in `in_` how far the writer was, every turn, and the
+// workers' vectors of these lie side by side.
+#[repr(align(128))]
 struct Peer {
     memory: Arc<WorkerMemory>,
     out: Producer<News>,
