@@ -57,6 +57,31 @@ impl Image {
         Ok(())
     }
 
+    /// Adds the program `name` out of unpacked packages, with the libraries that came with it: the
+    /// guest's others are this machine's, and those of another release might not go together.
+    pub(crate) fn add_fetched(&mut self, packages: &Path, name: &str) -> Result<()> {
+        let own = format!("/opt/{name}");
+        let from = packages.join("sbin").join(name);
+        self.add_copy(&from, &format!("{own}/{name}"))?;
+        let libraries = ["lib", "usr/lib"].map(|lib| packages.join(lib).join("x86_64-linux-gnu"));
+        let loader = libraries[0].join("ld-linux-x86-64.so.2");
+        let folders = libraries.map(|folder| folder.display().to_string()).join(":");
+        self.add_copy(&loader, &format!("{own}/loader"))?;
+        let mut list = Command::new(&loader);
+        list.args(["--library-path", &folders, "--list"]).arg(&from);
+        for library in run(&mut list)?.lines().filter_map(|line| {
+            let path = Path::new(line.split_once(" => ")?.1.split(' ').next()?);
+            path.starts_with(packages).then_some(path)
+        }) {
+            let name = library.file_name().unwrap_or_default().display();
+            self.add_copy(library, &format!("{own}/{name}"))?;
+        }
+        let start =
+            format!("#!/bin/sh\nexec {own}/loader --library-path {own} {own}/{name} \"$@\"\n");
+        self.add(&format!("/sbin/{name}"), start.as_bytes());
+        Ok(())
+    }
+
     fn add_folder(&mut self, path: &str) {
         if self.present.insert(path.to_owned()) {
             self.entry(path, FOLDER, &[]);

@@ -108,6 +108,7 @@ pub struct Machine {
     memory: u32,
     modules: Vec<String>,
     programs: Vec<(PathBuf, String)>,
+    fetched: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
     arguments: Vec<String>,
 }
@@ -122,6 +123,7 @@ impl Machine {
             memory: 1024,
             modules: Vec::new(),
             programs: Vec::new(),
+            fetched: Vec::new(),
             files: Vec::new(),
             arguments: Vec::new(),
         }
@@ -154,6 +156,13 @@ impl Machine {
     /// Puts a program of this machine, with its libraries, at `path` in the guest.
     pub fn program(mut self, from: impl Into<PathBuf>, path: &str) -> Machine {
         self.programs.push((from.into(), path.to_owned()));
+        self
+    }
+
+    /// Puts a program in the guest that this machine need not have: one that
+    /// `tests/guest/fetch` knows.
+    pub fn fetched_program(mut self, name: &str) -> Machine {
+        self.fetched.push(name.to_owned());
         self
     }
 
@@ -259,6 +268,9 @@ impl Machine {
         image.add("/modules/order", order.as_bytes());
         for (from, path) in &self.programs {
             image.add_program(from, path)?;
+        }
+        for name in &self.fetched {
+            image.add_fetched(&packages::fetch_program(name)?, name)?;
         }
         for (path, content) in &self.files {
             image.add(path, content);

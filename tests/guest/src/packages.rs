@@ -20,22 +20,8 @@ pub(crate) fn folder() -> &'static Path {
 impl Packages {
     /// Fetches them if need be, which is told on standard error.
     pub(crate) fn fetch(kernel: &str) -> Result<Packages> {
-        let mut command = Command::new(folder().join("fetch"));
-        command.arg(kernel).stderr(Stdio::inherit());
-        let line = lab::line(&command);
-        let output =
-            command.output().map_err(|source| Error::Start { command: line.clone(), source })?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        match said.lines().collect::<Vec<_>>()[..] {
-            [qemu, kernel] if output.status.success() => {
-                Ok(Packages { qemu: qemu.into(), kernel: kernel.into() })
-            }
-            _ => Err(Error::Command {
-                command: line,
-                status: output.status.to_string(),
-                stderr: format!("{said}(see above)"),
-            }),
-        }
+        let [qemu, kernel] = fetch(kernel)?;
+        Ok(Packages { qemu, kernel })
     }
 
     /// QEMU, by the loader that its C library came with, whatever this machine has.
@@ -71,6 +57,31 @@ impl Packages {
         let is_kernel = |name: &str| name.starts_with("vmlinuz");
         only_entry(&self.kernel.join("boot"), is_kernel)
             .or_else(|_| only_entry(&self.modules()?, is_kernel))
+    }
+}
+
+/// Fetches a program for the guest if need be; the folder that its packages are unpacked in.
+pub(crate) fn fetch_program(name: &str) -> Result<PathBuf> {
+    let [folder] = fetch(name)?;
+    Ok(folder)
+}
+
+/// The folders that `tests/guest/fetch` names.
+fn fetch<const FOLDERS: usize>(name: &str) -> Result<[PathBuf; FOLDERS]> {
+    let mut command = Command::new(folder().join("fetch"));
+    command.arg(name).stderr(Stdio::inherit());
+    let line = lab::line(&command);
+    let output =
+        command.output().map_err(|source| Error::Start { command: line.clone(), source })?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let folders: Vec<PathBuf> = said.lines().map(PathBuf::from).collect();
+    match folders.try_into() {
+        Ok(folders) if output.status.success() => Ok(folders),
+        _ => Err(Error::Command {
+            command: line,
+            status: output.status.to_string(),
+            stderr: format!("{said}(see above)"),
+        }),
     }
 }
 
