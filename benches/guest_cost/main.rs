@@ -10,7 +10,7 @@
 //! `cargo bench -p director --bench guest_cost -- virtio`  one of the two of the first line,
 //! `cargo bench -p director --bench guest_cost -- queues`  or the other
 //!
-//! Needs root and the packages gcc, iproute2 and xz-utils; the first run fetches QEMU and a kernel
+//! Needs root and the packages `gcc`, `iproute2` and `xz-utils`; the first run fetches QEMU and a kernel
 //! (see tests/guest/fetch). Takes about four minutes, igb two.
 //!
 //! # Method
