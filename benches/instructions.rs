@@ -51,11 +51,11 @@ impl Kind {
 }
 
 const KINDS: [Kind; 6] = [
-    Kind::known("tcp", 201.0, |n| tcp_of(n, "S"), |n| tcp_of(n, "A")),
-    Kind::known("tcp-services", 251.0, |n| mixed(n, "S"), |n| mixed(n, "A")),
-    Kind::known("tcp-vlan", 404.0, |n| tagged(n, "S"), |n| tagged(n, "A")),
-    Kind::known("tcp-ipv6", 317.0, |n| tcp6_of(n, "S"), |n| tcp6_of(n, "A")),
-    Kind::known("udp", 199.0, udp_of, udp_of),
+    Kind::known("tcp", 206.0, |n| tcp_of(n, "S"), |n| tcp_of(n, "A")),
+    Kind::known("tcp-services", 257.0, |n| mixed(n, "S"), |n| mixed(n, "A")),
+    Kind::known("tcp-vlan", 407.0, |n| tagged(n, "S"), |n| tagged(n, "A")),
+    Kind::known("tcp-ipv6", 321.0, |n| tcp6_of(n, "S"), |n| tcp6_of(n, "A")),
+    Kind::known("udp", 202.0, udp_of, udp_of),
     Kind { name: "tcp-new", limit: 900.0, packet: |n| tcp_of(n, "S"), opening: None },
 ];
 

@@ -162,6 +162,9 @@ impl Port for MarkedPort {
         self.port.receive(burst)
     }
 
+    fn prefetch(&self, packet: &Packet) {
+        self.port.prefetch(packet);
+    }
     fn bytes(&self, packet: &Packet) -> &[u8] {
         self.port.bytes(packet)
     }

@@ -78,10 +78,12 @@ pub trait Port {
     /// Moves transmitted frames from the completion ring to the free frames.
     fn reclaim(&mut self);
 
-    /// Appends at most [`BURST_MAX`] received packets to `burst` and returns how many. Their first
-    /// bytes are on their way into the cache.
+    /// Appends at most [`BURST_MAX`] received packets to `burst` and returns how many.
     /// `burst` must be empty and have room for [`BURST_MAX`], so that nothing is allocated.
     fn receive(&mut self, burst: &mut Vec<Packet>) -> usize;
+
+    /// Asks for the packet's first cache line, so that it is there when the packet's turn comes.
+    fn prefetch(&self, packet: &Packet);
 
     /// The packet's bytes, from the Ethernet header on.
     fn bytes(&self, packet: &Packet) -> &[u8];

@@ -84,9 +84,10 @@ impl Queue {
                 assert_eq!(received.options, 0, "a packet of several frames, which nobody wants");
                 self.ledger.change(frame, Place::Receive, Place::Held);
             }
-            burst.extend(part.iter().map(|&Packet { address, length, options }| {
-                self.umem.prefetch(address);
-                Packet { address, length, options }
+            burst.extend(part.iter().map(|&Packet { address, length, options }| Packet {
+                address,
+                length,
+                options,
             }));
         }
         self.rings.rx.release(count);

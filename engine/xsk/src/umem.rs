@@ -57,10 +57,10 @@ impl Umem {
         !u64::from(self.frame_size - 1)
     }
 
-    /// Asks for the first cache line of what is at `address`.
+    /// Asks for the packet's first cache line.
     #[inline]
-    pub(crate) fn prefetch(&self, address: u64) {
-        prefetch(self.start().as_ptr().wrapping_add(address as usize));
+    pub(crate) fn prefetch(&self, packet: &Packet) {
+        prefetch(self.start().as_ptr().wrapping_add(packet.address as usize));
     }
 
     /// The packet's first byte and its length. No frame holds as much as 64 KiB.

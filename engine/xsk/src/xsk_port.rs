@@ -179,6 +179,11 @@ impl Port for XskPort {
     }
 
     #[inline]
+    fn prefetch(&self, packet: &Packet) {
+        self.queue.umem.prefetch(packet);
+    }
+
+    #[inline]
     fn bytes(&self, packet: &Packet) -> &[u8] {
         self.queue.umem.bytes(packet)
     }

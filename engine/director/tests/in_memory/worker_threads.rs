@@ -34,6 +34,9 @@ impl Port for Quiet {
     fn receive(&mut self, burst: &mut Vec<Packet>) -> usize {
         self.port.receive(burst)
     }
+    fn prefetch(&self, packet: &Packet) {
+        self.port.prefetch(packet);
+    }
     fn bytes(&self, packet: &Packet) -> &[u8] {
         self.port.bytes(packet)
     }
