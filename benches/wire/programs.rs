@@ -32,7 +32,7 @@ const QUIET: Duration = Duration::from_millis(20);
 const QUIET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// `struct order` in wire.bpf.c.
-type Order = [u64; 11];
+type Order = [u64; 9];
 const SENT: usize = 8;
 
 /// What to offer.
@@ -215,7 +215,7 @@ fn order(offer: &Offer) -> Order {
     let stride = if offer.in_order { 1 } else { coprime(flows, (flows as f64 * 0.618) as u64) };
     let interval = offer.rate.map_or(0, |rate| (256e9 / rate) as u64);
     let timed = u64::from(offer.timed);
-    [first, flows, stride, offer.flags.into(), interval, timed, 0, 0, 0, 0, 0]
+    [first, flows, stride, offer.flags.into(), interval, timed, 0, 0, 0]
 }
 
 fn coprime(number: u64, near: u64) -> u64 {

@@ -31,7 +31,7 @@ struct order {
 	u64 stamp;	    // whether frames carry the time
 	u64 next;	    // the next frame's flow
 	u64 due;	    // the next frame's time, 1/256 ns
-	u64 sent, began, ended;
+	u64 sent;
 };
 
 // Real servers 0 to 15 by their MAC addresses; who made the frame, by a mere swap; anyone else.
@@ -78,6 +78,7 @@ SEC("xdp") int offer(struct xdp_md *packet)
 	u8 *at = (void *)(long)packet->data, *end = (void *)(long)packet->data_end;
 	u32 zero = 0, flow;
 	struct order *order = lookup(&orders, &zero);
+	u64 now;
 
 	if (!order || at + SHORTEST > end)
 		return XDP_ABORTED;
@@ -94,13 +95,11 @@ SEC("xdp") int offer(struct xdp_md *packet)
 	*(u16 *)(at + SOURCE + 2) = net16((u16)(flow >> 15));
 	*(u16 *)(at + PORT) = net16(1024 + (flow & 0x7fff));
 	at[FLAGS] = order->flags;
-	order->ended = ktime();
-	if (!order->sent)
-		order->began = order->ended;
 	order->sent++;
-	*(u16 *)(at + STAMP) = order->stamp ? order->ended >> 32 : 0;
-	*(u16 *)(at + STAMP + 2) = order->stamp ? order->ended >> 16 : 0;
-	*(u16 *)(at + STAMP + 4) = order->stamp ? order->ended : 0;
+	now = order->stamp ? ktime() : 0;
+	*(u16 *)(at + STAMP) = now >> 32;
+	*(u16 *)(at + STAMP + 2) = now >> 16;
+	*(u16 *)(at + STAMP + 4) = now;
 	return XDP_TX;
 }
 
