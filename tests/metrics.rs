@@ -311,6 +311,11 @@ impl Rig {
         ] {
             self.go_on_until(counter, stopped);
         }
+        // It finds full rings, and more comes.
+        self.go_on_until("shunt_interface_packets_shed_total", || {
+            stopped();
+            blast(10_000);
+        });
     }
 
     /// A queue that is added between the opening of an interface and the attaching of its program.

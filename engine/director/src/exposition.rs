@@ -191,6 +191,7 @@ fn interfaces(sheet: &Sheet, supervisor: &Supervisor) {
         let Some(Ok(counts)) = interface.steer.as_ref().map(xsk::Steer::counts) else { continue };
         let name = &interface.name;
         sheet.count("shunt_interface_packets_redirected_total", &[name], counts.redirected);
+        sheet.count("shunt_interface_packets_shed_total", &[name], counts.shed);
         for kind in PassKind::ALL {
             let labels: [&str; 2] = [name, kind.name()];
             sheet.count("shunt_interface_packets_passed_total", &labels, counts.passed(kind));

@@ -103,6 +103,7 @@ pub const METRICS: &[Metric] = &[
 
     gauge("shunt_interface_native_xdp", Unit::Count, &["interface"], "1: the XDP program runs in the driver; 0: in the network stack, or it is not attached."),
     counter("shunt_interface_packets_redirected_total", Unit::Count, &["interface"], "Packets that the XDP program gave to a worker."),
+    counter("shunt_interface_packets_shed_total", Unit::Count, &["interface"], "Packets for a virtual service that the XDP program dropped because too many were waiting for the worker of their queue."),
     counter("shunt_interface_packets_passed_total", Unit::Count, &["interface", "kind"], "Packets that the XDP program left to the kernel, by kind."),
 
     gauge("shunt_queue_zero_copy", Unit::Count, QUEUE, "1: the NIC reads and writes frames itself (zero-copy), as the kernel reports it; 0: the kernel copies."),

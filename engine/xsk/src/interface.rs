@@ -45,13 +45,14 @@ pub fn open(options: &InterfaceOptions) -> Result<Interface, Error> {
     let frame_size = frame_size(&nic)?;
     let interrupts =
         options.busy_poll.as_ref().map(|options| Interrupts::defer(&nic, options)).transpose()?;
-    let ports = queues
+    let mut ports = queues
         .iter()
         .map(|&queue| XskPort::open(&nic, queue, frame_size, options))
         .collect::<Result<Vec<XskPort>, Error>>()?;
     let mut steer = Steer::load(&nic, nic.channels.rx, interrupts)?;
-    for port in &ports {
+    for port in &mut ports {
         steer.set_socket(port.queue(), port.as_fd())?;
+        port.shed_by(&steer, options.ring_size);
     }
     let monitors = ports.iter().map(XskPort::monitor).collect();
     Ok(Interface { name: nic.name, index: nic.index, mac: nic.mac, steer, ports, monitors })

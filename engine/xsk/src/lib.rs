@@ -39,6 +39,7 @@ mod options;
 mod port;
 mod queue;
 mod ring;
+mod shedding;
 mod socket;
 mod steer;
 mod umem;

@@ -18,14 +18,15 @@ typedef unsigned long long u64;
 
 // From linux/bpf.h, whose numbers are the kernel's contract with user space.
 struct xdp_md { u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index; };
-enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
-enum { MAP_HASH = 1, MAP_PERCPU_ARRAY = 6, MAP_XSKMAP = 17, F_NO_PREALLOC = 1 };
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_REDIRECT = 4 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_XSKMAP = 17 };
+enum { F_NO_PREALLOC = 1, F_MMAPABLE = 1024 };
 static void *(*const lookup)(const void *map, const void *key) = (void *)1;
 static long (*const redirect_map)(const void *map, u64 key, u64 flags) = (void *)51;
 
-// PassKind in steer.rs.
+// PassKind in steer.rs, and what does not pass.
 enum kind { ARP, OTHER_PROTOCOL, MULTICAST, FOREIGN_MAC, OTHER_ADDRESS, OTHER_PORT, FRAGMENT,
-	    MALFORMED, NO_SOCKET, REDIRECTED, KINDS };
+	    MALFORMED, NO_SOCKET, REDIRECTED, SHED, KINDS };
 
 // IPv4 addresses are v4-mapped, and still told from an IPv6 packet to a mapped address by the
 // version. A VIP itself, whatever the service, is here with port and protocol 0.
@@ -34,6 +35,9 @@ struct service { u32 address[4]; u16 port; u8 protocol; u8 version; };
 struct map { u32 type, key_size, value_size, entries, flags; };
 struct map SEC("maps") services = { MAP_HASH, sizeof(struct service), 1, 65536, F_NO_PREALLOC };
 struct map SEC("maps") sockets = { MAP_XSKMAP, 4, 4, 1, 0 }; // as many as there are queues
+// Set by a worker that cannot keep up (shedding.rs). A cache line for each queue.
+struct line { volatile u32 on; u32 rest[15]; };
+struct map SEC("maps") shedding = { MAP_ARRAY, 4, sizeof(struct line), 1, F_MMAPABLE };
 struct map SEC("maps") counts = { MAP_PERCPU_ARRAY, 4, 8, KINDS, 0 };
 
 const volatile u16 own_mac[3]; // set before the program is loaded
@@ -151,11 +155,17 @@ static inline enum kind ethernet(const u8 *at, const u8 *end)
 SEC("xdp") int steer(struct xdp_md *packet)
 {
 	u32 kind = ethernet((void *)(long)packet->data, (void *)(long)packet->data_end);
+	u32 queue = packet->rx_queue_index;
 	int action = XDP_PASS;
+	const struct line *shed;
 	u64 *count;
 
-	if (kind == REDIRECTED) {
-		action = redirect_map(&sockets, packet->rx_queue_index, XDP_PASS);
+	shed = kind == REDIRECTED ? lookup(&shedding, &queue) : 0;
+	if (shed && shed->on) {
+		kind = SHED;
+		action = XDP_DROP;
+	} else if (kind == REDIRECTED) {
+		action = redirect_map(&sockets, queue, XDP_PASS);
 		if (action != XDP_REDIRECT)
 			kind = NO_SOCKET;
 	}

@@ -2,9 +2,11 @@
 
 use crate::error::{Cause, Error};
 use crate::interrupts::Interrupts;
+use crate::mapping::Mapping;
 use crate::nic::Nic;
+use crate::shedding;
 use crate::xdp_link::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, XdpLink};
-use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use std::collections::HashSet;
@@ -12,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 /// What the XDP program recognises a virtual service by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +90,8 @@ impl PassKind {
 pub struct SteerCounts {
     /// Given to a queue's socket.
     pub redirected: u64,
+    /// Dropped because too many were waiting for the worker of their queue. Only in copy mode.
+    pub shed: u64,
     /// Left to the kernel, by [`PassKind`].
     pub passed: [u64; PassKind::COUNT],
 }
@@ -130,6 +135,7 @@ pub struct Steer {
     /// What is in `services`.
     present: HashSet<MapKey>,
     sockets: XskMap<MapData>,
+    shedding: Arc<Mapping>,
     counts: PerCpuArray<MapData, u64>,
     _interrupts: Option<Interrupts>,
 }
@@ -187,6 +193,7 @@ impl Steer {
         let mut program = EbpfLoader::new()
             .override_global("own_mac", &mac, true)
             .map_max_entries("sockets", queues)
+            .map_max_entries("shedding", queues)
             .load(aya::include_bytes_aligned!("steer.bpf.o"))
             .map_err(|error| failed(error.into()))?;
         let mut map =
@@ -194,6 +201,9 @@ impl Steer {
         let services =
             map("services")?.try_into().map_err(|error: MapError| failed(error.into()))?;
         let sockets = map("sockets")?.try_into().map_err(|error: MapError| failed(error.into()))?;
+        // Open until the program is loaded, which names its maps by their descriptors.
+        let shedding_map = map("shedding")?;
+        let shedding = share(&shedding_map, queues).map_err(failed)?;
         let counts = map("counts")?.try_into().map_err(|error: MapError| failed(error.into()))?;
         xdp(&mut program).and_then(|xdp| Ok(xdp.load()?)).map_err(failed)?;
         Ok(Steer {
@@ -205,6 +215,7 @@ impl Steer {
             services,
             present: HashSet::new(),
             sockets,
+            shedding,
             counts,
             _interrupts: interrupts,
         })
@@ -215,6 +226,11 @@ impl Steer {
         self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(|error| {
             refused(&self.interface, "enter a socket into the XSKMAP", error.into())
         })
+    }
+
+    /// The map by which workers say that they cannot keep up.
+    pub(crate) fn shedding(&self) -> Arc<Mapping> {
+        self.shedding.clone()
     }
 
     /// Steers packets for exactly these virtual services from now on.
@@ -326,8 +342,16 @@ impl Steer {
             counts.passed[kind as usize] = sum(kind as usize)?;
         }
         counts.redirected = sum(PassKind::COUNT)?;
+        counts.shed = sum(PassKind::COUNT + 1)?;
         Ok(counts)
     }
+}
+
+/// Maps the map `shedding` into this process, so that a worker writes to it without a system call.
+fn share(map: &Map, queues: u32) -> Result<Arc<Mapping>, Cause> {
+    let Map::Array(map) = map else { return Err("the map \"shedding\" is no array".into()) };
+    let bytes = queues as usize * shedding::ENTRY;
+    Ok(Arc::new(Mapping::shared(map.fd().as_fd(), 0, bytes)?))
 }
 
 fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, Cause> {

@@ -5,7 +5,9 @@ use crate::monitor::{Monitor, Waker};
 use crate::nic::Nic;
 use crate::port::{BURST_MAX, Census, Packet, Port, PortCounters};
 use crate::queue::Queue;
+use crate::shedding::Shedding;
 use crate::socket::Socket;
+use crate::steer::Steer;
 use crate::umem::Umem;
 use crate::{InterfaceOptions, Mode, ModeRequest};
 use std::io;
@@ -39,6 +41,7 @@ pub struct XskPort {
     /// The most sendto calls that one flush makes.
     kicks: u32,
     busy_poll: bool,
+    shedding: Option<Shedding>,
 }
 
 impl XskPort {
@@ -84,12 +87,20 @@ impl XskPort {
             mode,
             kicks: (BURST_MAX as u32).div_ceil(sent_at_once),
             busy_poll: options.busy_poll.is_some(),
+            shedding: None,
         })
     }
 
     /// The queue's number.
     pub fn queue(&self) -> u32 {
         self.number
+    }
+
+    /// Lets the XDP program drop what this port cannot take, where that is worth something.
+    pub(crate) fn shed_by(&mut self, steer: &Steer, ring_size: u32) {
+        if self.mode == Mode::Copy {
+            self.shedding = Some(Shedding::new(steer.shedding(), self.number, ring_size));
+        }
     }
 
     /// What the control thread sees of this port.
@@ -174,6 +185,12 @@ impl Port for XskPort {
             self.queue.counters.wakeups += 1;
             self.socket.kick_rx();
             return self.queue.receive(burst);
+        }
+        // Only a full burst can have left so many behind.
+        if let Some(shedding) = &mut self.shedding
+            && (count == BURST_MAX || shedding.is_on())
+        {
+            shedding.adjust(self.queue.rings.rx.visible());
         }
         count
     }

@@ -90,7 +90,7 @@ pub fn small(name: &str) -> InterfaceOptions {
 
 /// Everything that the XDP program has counted.
 pub fn total(counts: &SteerCounts) -> u64 {
-    counts.redirected + counts.passed.iter().sum::<u64>()
+    counts.redirected + counts.shed + counts.passed.iter().sum::<u64>()
 }
 
 /// The next packet of a port, and nothing behind it.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use xsk::{AttachMode, Error, Interface, PassKind, Port, SteerKey};
+use xsk::{AttachMode, Error, Interface, InterfaceOptions, PassKind, Port, SteerCounts, SteerKey};
 
 /// Sends one frame and checks that it is counted once, as it should be, and comes where it should.
 fn check(case: &Case, from: &Wire, interface: &mut Interface, kernel: &Wire) {
@@ -64,6 +64,39 @@ fn a_queue_without_a_socket_passes() {
         interface.steer.counts().unwrap().passed(PassKind::NoSocket) > 0
     })
     .unwrap();
+}
+
+#[test]
+fn a_worker_that_cannot_keep_up_is_given_no_more() {
+    let pair = Pair::new("xsk-shed", 1);
+    let options = InterfaceOptions { frames: 2048, ring_size: 1024, ..InterfaceOptions::new(NEAR) };
+    let mut interface = pair.steer(&options, &services());
+    let wire = pair.wire();
+    let (steer, mut port) = (&interface.steer, interface.ports.remove(0));
+    let send_until = |counted: &str, wanted: &dyn Fn(SteerCounts) -> bool| {
+        wait_until(PATIENCE, counted, || {
+            wire.send(&numbered(1, 1, 60)).unwrap();
+            wanted(steer.counts().unwrap())
+        })
+        .unwrap();
+        steer.counts().unwrap()
+    };
+    // The ring is full before the worker comes: not the program's business.
+    let counts = send_until("a full ring", &|counts| counts.redirected > 1100);
+    assert_eq!(counts.shed, 0);
+    let mut reflector = Reflector::new();
+    reflector.turn(&mut port);
+    let shed = send_until("more is dropped", &|counts| counts.shed > 10);
+    assert!(shed.redirected <= counts.redirected + 1, "one may have been on its way");
+    reflector.run_until(&mut port, "most is done", |now, _| now.received > 500);
+    let taken = send_until("packets are taken again", &|now| now.redirected > shed.redirected + 10);
+    assert!(taken.shed <= shed.shed + 1, "{taken:?}");
+    // Nor does a worker that ends in this state leave it behind.
+    send_until("a full ring", &|counts| counts.redirected > taken.redirected + 1100);
+    reflector.turn(&mut port);
+    send_until("more is dropped", &|counts| counts.shed > taken.shed + 10);
+    drop(port);
+    send_until("the kernel has them", &|counts| counts.passed(PassKind::NoSocket) > 0);
 }
 
 #[test]
