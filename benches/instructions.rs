@@ -56,7 +56,7 @@ const KINDS: [Kind; 6] = [
     Kind::known("tcp-vlan", 407.0, |n| tagged(n, "S"), |n| tagged(n, "A")),
     Kind::known("tcp-ipv6", 321.0, |n| tcp6_of(n, "S"), |n| tcp6_of(n, "A")),
     Kind::known("udp", 202.0, udp_of, udp_of),
-    Kind { name: "tcp-new", limit: 900.0, packet: |n| tcp_of(n, "S"), opening: None },
+    Kind { name: "tcp-new", limit: 862.0, packet: |n| tcp_of(n, "S"), opening: None },
 ];
 
 fn main() -> ExitCode {

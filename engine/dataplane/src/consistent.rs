@@ -42,6 +42,12 @@ impl ConsistentTable {
         ConsistentTable { cells }
     }
 
+    /// Whether no candidate takes new flows.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.cells[0] == NOBODY
+    }
+
     /// The slot for a flow with this hash, or `None` when no candidate takes new flows.
     #[inline]
     pub fn choose(&self, hash: u64) -> Option<usize> {

@@ -5,7 +5,7 @@ use crate::direct_routing::{Destination, Source, rewrite};
 use crate::drop_reason::DropReason;
 use crate::flow_key::{FlowHasher, Key, ServiceTag, key_v4, key_v6, mapped};
 use crate::flow_state::{Event, FlowState, Lifetimes, Ticks};
-use crate::flow_table::{Flow, FlowTable, Place};
+use crate::flow_table::{Flow, FlowTable, FlowsV4, FlowsV6, Place};
 use crate::parse::{Addresses, Headers, Transport, parse_any};
 use crate::peers::{News, Peers, What};
 use crate::scheduler::{Instance, Load, Loads, NewFlow};
@@ -63,11 +63,29 @@ impl Moment {
 }
 
 /// The flow table of one address family, out of a worker's memory.
-pub(crate) type Select<const KEY: usize, const WORDS: usize> =
-    fn(&WorkerMemory) -> &FlowTable<KEY, WORDS>;
+pub(crate) trait Select<const KEY: usize, const WORDS: usize>: Copy {
+    fn of(self, memory: &WorkerMemory) -> &FlowTable<KEY, WORDS>;
+}
 
-pub(crate) const V4: Select<1, 8> = |memory| &memory.flows_v4;
-pub(crate) const V6: Select<3, 16> = |memory| &memory.flows_v6;
+#[derive(Clone, Copy)]
+pub(crate) struct V4;
+
+#[derive(Clone, Copy)]
+pub(crate) struct V6;
+
+impl Select<1, 8> for V4 {
+    #[inline]
+    fn of(self, memory: &WorkerMemory) -> &FlowsV4 {
+        &memory.flows_v4
+    }
+}
+
+impl Select<3, 16> for V6 {
+    #[inline]
+    fn of(self, memory: &WorkerMemory) -> &FlowsV6 {
+        &memory.flows_v6
+    }
+}
 
 /// Ticks that a flow had no packet when the worker that has it is told of one elsewhere: a second.
 const REPORT_AFTER: Ticks = 8;
@@ -152,12 +170,12 @@ impl Decider {
 
     fn known<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: [u64; KEY],
         vlans: [u16; 2],
         event: Event,
     ) -> Known<KEY> {
-        let table = select(&self.memory);
+        let table = select.of(&self.memory);
         let hash = self.hasher.hash(&key);
         let home = table.home(hash);
         table.prefetch(home);
@@ -169,7 +187,7 @@ impl Decider {
     #[inline(never)]
     pub fn decide<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         arrival: &Known<KEY>,
         packet: &mut [u8],
         source: Source,
@@ -184,11 +202,11 @@ impl Decider {
 
     fn find_server<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         arrival: &Known<KEY>,
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
-        let found = select(&self.memory).find(&arrival.key, arrival.hash);
+        let found = select.of(&self.memory).find(&arrival.key, arrival.hash);
         if arrival.event.is_error() {
             return self.server_of_error(select, arrival, found.map(|(_, flow)| flow), now);
         }
@@ -214,7 +232,7 @@ impl Decider {
     /// Second step, a known flow: its state moves on. `None` when the packet starts anew.
     fn follow<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         (place, flow): Found,
         arrival: &Known<KEY>,
         now: Moment,
@@ -260,7 +278,7 @@ impl Decider {
     /// A flow that stays another worker's had a packet here: its owner hears of it in time.
     fn report<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         flow: Flow,
         arrival: &Known<KEY>,
         now: Moment,
@@ -276,7 +294,7 @@ impl Decider {
     #[inline(never)]
     fn adopt<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         arrival: &Known<KEY>,
         now: Moment,
     ) -> Option<Found> {
@@ -308,7 +326,7 @@ impl Decider {
     #[inline(never)]
     fn begin<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         arrival: &Known<KEY>,
         now: Moment,
     ) -> Result<ServerIndex, DropReason> {
@@ -318,7 +336,7 @@ impl Decider {
             if overflowed {
                 // While such a flow has packets, its overflow is not forgotten.
                 self.counts.overflow_followers += 1;
-                select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
+                select.of(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
                 return self.consistent_server(arrival);
             }
             if self.settings.unknown_flow == UnknownFlow::Drop || event.resets() {
@@ -326,19 +344,22 @@ impl Decider {
             }
         }
         // Asked first, so that nothing is evicted for a flow that nobody will serve.
-        let consistent = self.consistent_server(arrival)?;
+        self.find_service(arrival)?;
         let Some(place) = self.make_room(select, arrival.hash, now) else {
             self.counts.overflowed += 1;
-            select(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
-            return Ok(consistent);
+            select.of(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
+            return self.consistent_server(arrival);
         };
         let server = if overflowed {
             // Whether this is the flow that found no room cannot be told; if it is, it must go
             // where its first packet went.
             self.counts.overflow_followers += 1;
-            consistent
+            self.consistent_server(arrival)?
         } else {
-            self.schedule(arrival, now).unwrap_or(consistent)
+            match self.schedule(arrival, now) {
+                Some(server) => server,
+                None => self.consistent_server(arrival)?,
+            }
         };
         self.put(
             select,
@@ -370,7 +391,7 @@ impl Decider {
     #[inline(never)]
     fn server_of_error<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         arrival: &Known<KEY>,
         own: Option<Flow>,
         now: Moment,
@@ -397,10 +418,19 @@ impl Decider {
     /// Whether a flow with this hash may have found no room lately, here or elsewhere.
     fn has_overflowed<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         hash: u64,
     ) -> bool {
-        select(&self.memory).has_overflowed(hash) || self.peers.have_overflowed(select, hash)
+        select.of(&self.memory).has_overflowed(hash) || self.peers.have_overflowed(select, hash)
+    }
+
+    /// The packet's service, if it takes new flows.
+    fn find_service<const KEY: usize>(&self, arrival: &Known<KEY>) -> Result<&Service, DropReason> {
+        let service = self.table.service(arrival.passage.service()).ok_or(DropReason::NoService)?;
+        if service.removed {
+            return Err(DropReason::ServiceRemoved);
+        }
+        if service.consistent.is_empty() { Err(DropReason::NoServer) } else { Ok(service) }
     }
 
     /// The stateless choice.
@@ -408,10 +438,7 @@ impl Decider {
         &self,
         arrival: &Known<KEY>,
     ) -> Result<ServerIndex, DropReason> {
-        let service = self.table.service(arrival.passage.service()).ok_or(DropReason::NoService)?;
-        if service.removed {
-            return Err(DropReason::ServiceRemoved);
-        }
+        let service = self.find_service(arrival)?;
         let slot = service.consistent.choose(arrival.hash).ok_or(DropReason::NoServer)?;
         service.servers.get(slot).copied().flatten().ok_or(DropReason::NoServer)
     }

@@ -24,8 +24,8 @@ pub(crate) fn sweeps_in(time: Ticks) -> u32 {
 }
 
 /// The sweep through the table of one address family.
-pub(crate) struct Sweep<const KEY: usize, const WORDS: usize> {
-    select: Select<KEY, WORDS>,
+pub(crate) struct Sweep<S, const KEY: usize, const WORDS: usize> {
+    select: S,
     position: usize,
     /// Buckets that are due, times PASS: no division, and no remainder lost.
     due: u64,
@@ -34,8 +34,8 @@ pub(crate) struct Sweep<const KEY: usize, const WORDS: usize> {
     hurry: usize,
 }
 
-impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
-    pub fn new(select: Select<KEY, WORDS>) -> Self {
+impl<S: Select<KEY, WORDS>, const KEY: usize, const WORDS: usize> Sweep<S, KEY, WORDS> {
+    pub fn new(select: S) -> Self {
         Sweep { select, position: 0, due: 0, last: 0, hurry: 0 }
     }
 
@@ -45,7 +45,7 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
     }
 
     fn buckets(&self, decider: &Decider) -> usize {
-        (self.select)(&decider.memory).bucket_count()
+        self.select.of(&decider.memory).bucket_count()
     }
 
     /// Looks at the buckets that are due, at most `BUCKETS_BUSY` or `BUCKETS_IDLE` of them.
@@ -66,7 +66,7 @@ impl<const KEY: usize, const WORDS: usize> Sweep<KEY, WORDS> {
     fn visit(&mut self, decider: &mut Decider, now: Moment, limit: usize) {
         // Held by itself, since the decider changes what it counts meanwhile.
         let memory = decider.memory.clone();
-        let table = (self.select)(&memory);
+        let table = self.select.of(&memory);
         for _ in 0..limit {
             let in_rhythm = self.due >= PASS;
             if in_rhythm {

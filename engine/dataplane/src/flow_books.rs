@@ -12,7 +12,7 @@ impl Decider {
     #[inline]
     pub fn note<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         place: Place,
         flow: Flow,
         state: FlowState,
@@ -24,7 +24,7 @@ impl Decider {
             return;
         }
         let seen = if is_late { now.ticks } else { flow.seen() };
-        select(&self.memory).set(place, Flow::new(flow.server(), state, seen));
+        select.of(&self.memory).set(place, Flow::new(flow.server(), state, seen));
         if state.is_active() != flow.state().is_active() {
             self.count_flow(flow.server(), flow.state(), -1);
             self.count_flow(flow.server(), state, 1);
@@ -34,13 +34,13 @@ impl Decider {
     /// An entry for a new flow with this hash; what has to go for it is counted.
     pub fn make_room<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         hash: u64,
         now: Moment,
     ) -> Option<Place> {
         let (hasher, lifetimes) = (self.hasher, &self.lifetimes);
         let expired = |flow: Flow| flow.is_expired(now.ticks, lifetimes);
-        match select(&self.memory).make_room(hash, expired, |key| hasher.hash(key)) {
+        match select.of(&self.memory).make_room(hash, expired, |key| hasher.hash(key)) {
             Room::Free(place) => Some(place),
             Room::Evicted(place, flow) => {
                 if expired(flow) {
@@ -58,13 +58,13 @@ impl Decider {
     /// Puts a flow into the entry that was found for it.
     pub fn put<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         place: Place,
         key: &[u64; KEY],
         hash: u64,
         flow: Flow,
     ) {
-        select(&self.memory).put(place, key, hash, flow);
+        select.of(&self.memory).put(place, key, hash, flow);
         *self.flows_gauge::<KEY>() += 1;
         self.count_flow(flow.server(), flow.state(), 1);
     }
@@ -72,25 +72,25 @@ impl Decider {
     /// Takes a flow out.
     pub fn end<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         place: Place,
         flow: Flow,
     ) {
         let hasher = self.hasher;
-        select(&self.memory).remove(place, |key| hasher.hash(key));
+        select.of(&self.memory).remove(place, |key| hasher.hash(key));
         self.count_ended::<KEY>(flow);
     }
 
     /// Another worker has something to tell about the flow with this key.
     pub fn hear<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         news: News,
         now: Moment,
     ) {
         let hash = self.hasher.hash(key);
-        let Some((place, flow)) = select(&self.memory).find(key, hash) else { return };
+        let Some((place, flow)) = select.of(&self.memory).find(key, hash) else { return };
         let gives_way = match news.what {
             What::Lives(state) => return self.note(select, place, flow, state, now),
             What::Ended(last) => flow.was_seen_before(last.wrapping_add(1)),

@@ -101,7 +101,7 @@ impl Peers {
     /// The newest of what the peers know of the flow with this key.
     pub fn find<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
     ) -> Option<Flow> {
@@ -111,13 +111,13 @@ impl Peers {
     /// Of equals, that of the first peer.
     fn find_newest<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
     ) -> Option<(usize, Flow)> {
         // All first buckets are asked for before the first is looked at.
         for peer in &self.peers {
-            let table = select(&peer.memory);
+            let table = select.of(&peer.memory);
             table.prefetch(table.home(hash));
         }
         for _ in 0..SCANS_MAX {
@@ -136,12 +136,12 @@ impl Peers {
 
     fn scan<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
     ) -> Option<(usize, Flow)> {
         let known = self.peers.iter().enumerate().filter_map(|(position, peer)| {
-            Some((position, select(&peer.memory).find_foreign(key, hash)?))
+            Some((position, select.of(&peer.memory).find_foreign(key, hash)?))
         });
         known.reduce(|newest, other| if other.1.is_newer_than(newest.1) { other } else { newest })
     }
@@ -155,7 +155,7 @@ impl Peers {
     /// Whether this worker's copy of a flow gives way to that of a peer; `None` if no peer has one.
     pub fn have_better<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
         own: Flow,
@@ -168,33 +168,33 @@ impl Peers {
     /// Whether a flow with this hash may have found no room with any of them.
     pub fn have_overflowed<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         hash: u64,
     ) -> bool {
-        self.peers.iter().any(|peer| select(&peer.memory).has_overflowed(hash))
+        self.peers.iter().any(|peer| select.of(&peer.memory).has_overflowed(hash))
     }
 
     /// Whether all peers that know the flow with this key can be told that it moved.
     pub fn can_be_told<const KEY: usize, const WORDS: usize>(
         &self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
     ) -> bool {
         let mut full = self.peers.iter().filter(|peer| peer.out.is_full());
-        full.all(|peer| select(&peer.memory).find_foreign(key, hash).is_none())
+        full.all(|peer| select.of(&peer.memory).find_foreign(key, hash).is_none())
     }
 
     /// Tells the peers that know the flow with this key what has become of it.
     pub fn tell<const KEY: usize, const WORDS: usize>(
         &mut self,
-        select: Select<KEY, WORDS>,
+        select: impl Select<KEY, WORDS>,
         key: &[u64; KEY],
         hash: u64,
         news: News,
     ) {
         for peer in &mut self.peers {
-            if select(&peer.memory).find_foreign(key, hash).is_some() {
+            if select.of(&peer.memory).find_foreign(key, hash).is_some() {
                 // A full ring: see `can_be_told`.
                 let _ = peer.out.push(news);
             }

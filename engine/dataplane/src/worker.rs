@@ -23,8 +23,8 @@ pub struct Worker<P> {
     port: P,
     mailbox: WorkerEnd,
     decider: Decider,
-    sweep_v4: Sweep<1, 8>,
-    sweep_v6: Sweep<3, 16>,
+    sweep_v4: Sweep<V4, 1, 8>,
+    sweep_v6: Sweep<V6, 3, 16>,
     burst: Vec<Packet>,
     /// Of the packets in `burst`, one each.
     arrivals: [Arrival; BURST_MAX],
