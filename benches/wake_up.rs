@@ -8,7 +8,8 @@
 //! machine that is busy with something else slows them alike; `shunt` with `poll = "busy"` has
 //! its rounds in between, and stands still (SIGSTOP) meanwhile.
 //!
-//! Then the CPU time and the wake-ups of an adaptive director with four services and no traffic.
+//! Then the CPU time and the wake-ups of an adaptive director with four services and no traffic, first
+//! without flows, then with one.
 //!
 //! `cargo bench -p director --bench wake_up`, as root, on two cores
 
@@ -29,10 +30,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 12;
-const PROBES_A_ROUND: u32 = 100;
+const PROBES_A_ROUND: u32 = 300;
+/// As many as fit in the time; nobody is compared with it.
+const BUSY_PROBES_A_ROUND: u32 = 100;
 /// A probe that is not back by then is lost, and counted.
 const PATIENCE: Duration = Duration::from_millis(200);
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(12);
 
 fn main() {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -51,8 +54,8 @@ fn main() {
     let plans = ["wake-adaptive", "wake-busy", "wake-bare"].map(Plan::new);
     let [on_adaptive, on_busy, on_bare] = plans.map(|plan| plan.build().unwrap());
     let adaptive = start(&on_adaptive, "adaptive", worker);
-    let busy = start(&on_busy, "busy", worker);
     let _bare = start_bare(&on_bare, mac_swap, worker);
+    let busy = start(&on_busy, "busy", worker);
     let mut probers = [&on_adaptive, &on_bare, &on_busy].map(Prober::new);
     // A thread of its own, because those that it starts would be pinned as it is.
     std::thread::scope(|scope| scope.spawn(|| run(&mut probers, busy.process(), prober)).join())
@@ -71,7 +74,7 @@ fn run(probers: &mut [Prober; 3], busy: &Process, core: CoreId) {
             probers[..2].iter_mut().for_each(Prober::probe);
         }
         busy.signal(Signal::SIGCONT).unwrap();
-        for _ in 0..PROBES_A_ROUND {
+        for _ in 0..BUSY_PROBES_A_ROUND {
             probers[2].probe();
         }
         if round == 0 {
@@ -143,12 +146,12 @@ impl Prober {
 
     /// One probe, after a rest that is not in step with anybody's sleep.
     fn probe(&mut self) {
-        sleep(Duration::from_micros(5_000 + u64::from(self.sent * 7_919 % 11_000)));
+        sleep(Duration::from_micros(3_000 + u64::from(self.sent * 7_919 % 11_000)));
         // What else the wire brought meanwhile.
         while self.wire.receive(Duration::ZERO).unwrap().is_some() {}
         self.sent += 1;
         let start = Instant::now();
-        self.wire.send_to(director_mac(), router_mac(), &self.probe).unwrap();
+        self.send();
         while start.elapsed() < PATIENCE {
             if let Some(frame) = self.wire.receive(Duration::ZERO).unwrap()
                 && frame.destination() == real_server_mac(1)
@@ -161,6 +164,10 @@ impl Prober {
             }
         }
         self.lost += 1;
+    }
+
+    fn send(&self) {
+        self.wire.send_to(director_mac(), router_mac(), &self.probe).unwrap();
     }
 
     /// Of all rounds together, in microseconds.
@@ -213,11 +220,15 @@ fn report_idle(director: Director, topology: &Topology, core: CoreId) {
         Config { interface: format!("cores = [{}]", core.id), ..Config::of(services.collect()) };
     let director = Director::start(topology, shunt(), &config).unwrap();
     wait_until_ready(&director, &config);
-    sleep(Duration::from_secs(2));
-    let Taken { share, sleeps } = Taken::during(IDLE, director.process());
-    println!(
-        "idle, adaptive, one worker, four services, {} s: {:.2}% of a core (aim 2), {sleeps:.0} wake-ups a second",
-        IDLE.as_secs(),
-        100.0 * share
-    );
+    let report = |what: &str| {
+        sleep(Duration::from_secs(2));
+        let Taken { share, sleeps } = Taken::during(IDLE, director.process());
+        println!(
+            "idle, adaptive, one worker, four services, {what}: {:.2}% of a core (aim 2), {sleeps:.0} wake-ups a second",
+            100.0 * share
+        );
+    };
+    report("no flows");
+    Prober::new(topology).send();
+    report("with a flow");
 }

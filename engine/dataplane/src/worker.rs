@@ -92,6 +92,11 @@ impl<P: Port> Worker<P> {
         self.port.wait(timeout);
     }
 
+    /// Whether any flow is in the worker's tables.
+    pub fn has_flows(&self) -> bool {
+        self.decider.counts.flows_v4 + self.decider.counts.flows_v6 != 0
+    }
+
     /// The port.
     pub fn port(&self) -> &P {
         &self.port

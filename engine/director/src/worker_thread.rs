@@ -23,6 +23,10 @@ pub const EMPTY_TURNS_BEFORE_SLEEP: u32 = 1_000;
 /// turn, so it must not be long; it must not be short either, or an idle director would be busy.
 pub const SLEEP: Duration = Duration::from_millis(10);
 
+/// How long it sleeps at most while it has no flow: none expires, and nobody has news of any. So
+/// a director that stands by for another takes next to nothing, however many queues it has.
+pub const SLEEP_WITHOUT_FLOWS: Duration = Duration::from_millis(100);
+
 /// The worker's stack: enough for the deepest call of a plugin, several times over.
 const STACK: usize = 2 << 20;
 
@@ -42,7 +46,7 @@ pub fn turn_until_stopped<P: Port>(worker: &mut Worker<P>, poll: Poll, stop: &At
             spin_loop();
         } else {
             // After a sleep that nothing ended, one turn is enough to know.
-            worker.sleep(SLEEP);
+            worker.sleep(if worker.has_flows() { SLEEP } else { SLEEP_WITHOUT_FLOWS });
         }
     }
 }
