@@ -248,8 +248,10 @@ fn describe(supervisor: &Supervisor) {
             let Some(monitor) = seat.monitor.as_ref().filter(|_| seat.interface == position) else {
                 continue;
             };
+            let refusal = monitor.zero_copy_refusal();
+            let because = refusal.map(|refusal| format!(", as {refusal}")).unwrap_or_default();
             say!(
-                "{} queue {}: {} mode, {xdp} XDP, frames on {} pages, worker {number} on core {}",
+                "{} queue {}: {} mode{because}, {xdp} XDP, frames on {} pages, worker {number} on core {}",
                 interface.name,
                 seat.queue,
                 monitor.mode().name(),

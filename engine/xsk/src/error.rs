@@ -1,5 +1,6 @@
 //! What can go wrong between user space and a queue.
 
+use std::fmt;
 use std::io;
 
 /// A boxed cause.
@@ -67,7 +68,7 @@ pub enum Error {
     },
     /// Zero-copy was asked for and the driver cannot.
     #[error(
-        "queue {queue} of {interface}: its driver, {driver}, refuses zero-copy ({answer}); \
+        "queue {queue} of {interface}: {refusal}; \
          i40e, ixgbe, ice, mlx5, igc, igb (6.14), stmmac, nfp, dpaa2, gve, tsnep and virtio_net \
          (6.13) can; mode \"auto\" or \"copy\" works with every driver"
     )]
@@ -76,10 +77,8 @@ pub enum Error {
         interface: String,
         /// The queue's number.
         queue: u32,
-        /// The driver's name.
-        driver: String,
-        /// The kernel's answer.
-        answer: io::Error,
+        /// Who refuses, and why.
+        refusal: ZeroCopyRefusal,
     },
     /// Another XDP program is attached.
     #[error(
@@ -144,6 +143,28 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+/// A driver refuses zero-copy.
+#[derive(Debug)]
+pub struct ZeroCopyRefusal {
+    /// The driver's name.
+    pub driver: String,
+    /// The kernel's answer.
+    pub answer: io::Error,
+}
+
+impl fmt::Display for ZeroCopyRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ZeroCopyRefusal { driver, answer } = self;
+        write!(f, "its driver, {driver}, refuses zero-copy ({answer}")?;
+        // In drivers/net/virtio_net.c, where it looks for `virtqueue_dma_dev`: the frames cannot be mapped for a
+        // device that takes the guest's own addresses.
+        if driver == "virtio_net" && answer.raw_os_error() == Some(libc::EINVAL) {
+            write!(f, ": the device lacks VIRTIO_F_ACCESS_PLATFORM, QEMU's iommu_platform=on")?;
+        }
+        write!(f, ")")
+    }
 }
 
 impl Error {

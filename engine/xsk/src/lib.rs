@@ -47,7 +47,7 @@ mod words;
 mod xdp_link;
 mod xsk_port;
 
-pub use error::Error;
+pub use error::{Error, ZeroCopyRefusal};
 pub use interface::{Interface, open};
 pub use memory_port::MemoryPort;
 pub use monitor::{Monitor, Waker, XdpStatistics};

@@ -1,7 +1,7 @@
 //! What the control thread sees of a port that a worker owns.
 
 use crate::Mode;
-use crate::error::{Error, system};
+use crate::error::{Error, ZeroCopyRefusal, system};
 use crate::socket::Socket;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 pub struct Monitor {
     pub(crate) queue: u32,
     pub(crate) mode: Mode,
+    pub(crate) refusal: Option<Arc<ZeroCopyRefusal>>,
     pub(crate) huge_pages: bool,
     pub(crate) waker: Waker,
     /// Weak, so that the queue is free again as soon as its port is dropped.
@@ -27,6 +28,11 @@ impl Monitor {
     /// The mode that the kernel reports (`XDP_OPTIONS`).
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Why the mode is not zero-copy, where that was asked for first.
+    pub fn zero_copy_refusal(&self) -> Option<&ZeroCopyRefusal> {
+        self.refusal.as_deref()
     }
 
     /// Whether the UMEM is on huge pages.

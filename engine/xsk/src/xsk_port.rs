@@ -1,6 +1,6 @@
 //! A port over an AF_XDP socket.
 
-use crate::error::{Error, system};
+use crate::error::{Error, ZeroCopyRefusal, system};
 use crate::monitor::{Monitor, Waker};
 use crate::nic::Nic;
 use crate::port::{BURST_MAX, Census, Packet, Port, PortCounters};
@@ -38,6 +38,7 @@ pub struct XskPort {
     number: u32,
     mac: [u8; 6],
     mode: Mode,
+    refusal: Option<Arc<ZeroCopyRefusal>>,
     /// The most sendto calls that one flush makes.
     kicks: u32,
     busy_poll: bool,
@@ -68,7 +69,7 @@ impl XskPort {
         // Before the bind: a driver takes its first frames from the fill ring then.
         queue.refill();
         queue.counters = PortCounters::default();
-        bind(&socket, nic, number, options.mode)?;
+        let refusal = bind(&socket, nic, number, options.mode)?.map(Arc::new);
         let mode = socket.mode().map_err(failed("read XDP_OPTIONS"))?;
         let budget = SEND_BUDGET.min(options.ring_size);
         let sent_at_once = match socket.set_send_budget(budget) {
@@ -85,6 +86,7 @@ impl XskPort {
             number,
             mac: nic.mac,
             mode,
+            refusal,
             kicks: (BURST_MAX as u32).div_ceil(sent_at_once),
             busy_poll: options.busy_poll.is_some(),
             shedding: None,
@@ -108,6 +110,7 @@ impl XskPort {
         Monitor {
             queue: self.number,
             mode: self.mode,
+            refusal: self.refusal.clone(),
             huge_pages: self.queue.umem.is_huge(),
             waker: self.waker.clone(),
             socket: Arc::downgrade(&self.socket),
@@ -122,26 +125,31 @@ impl AsFd for XskPort {
     }
 }
 
-/// Binds in the better mode that is asked for and possible.
-fn bind(socket: &Socket, nic: &Nic, queue: u32, mode: ModeRequest) -> Result<(), Error> {
+/// Binds in the better mode that is asked for and possible. Returns why it is not zero-copy, if
+/// that was asked for first.
+fn bind(
+    socket: &Socket,
+    nic: &Nic,
+    queue: u32,
+    mode: ModeRequest,
+) -> Result<Option<ZeroCopyRefusal>, Error> {
     let deadline = Instant::now() + BUSY_PATIENCE;
+    let mut refusal = None;
     if mode != ModeRequest::Copy {
         match bind_patiently(socket, nic, queue, libc::XDP_ZEROCOPY, deadline) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(None),
             Err(source) if source.raw_os_error() == Some(libc::EBUSY) => {
                 return Err(Error::QueueBusy { interface: nic.name.clone(), queue });
             }
-            Err(answer) if mode == ModeRequest::ZeroCopy => {
-                let driver = nic.driver.clone();
-                return Err(Error::NoZeroCopy {
-                    interface: nic.name.clone(),
-                    queue,
-                    driver,
-                    answer,
-                });
+            Err(answer) => {
+                let refused = ZeroCopyRefusal { driver: nic.driver.clone(), answer };
+                if mode == ModeRequest::ZeroCopy {
+                    let interface = nic.name.clone();
+                    return Err(Error::NoZeroCopy { interface, queue, refusal: refused });
+                }
+                // Whatever stood in the way may stand in the way of copy mode too: that says so.
+                refusal = Some(refused);
             }
-            // Whatever stood in the way may stand in the way of copy mode too: that says so.
-            Err(_) => {}
         }
     }
     bind_patiently(socket, nic, queue, libc::XDP_COPY, deadline).map_err(|error| {
@@ -149,7 +157,8 @@ fn bind(socket: &Socket, nic: &Nic, queue: u32, mode: ModeRequest) -> Result<(),
             Some(libc::EBUSY) => Error::QueueBusy { interface: nic.name.clone(), queue },
             _ => system(format!("queue {queue} of {}", nic.name), "bind the socket")(error),
         }
-    })
+    })?;
+    Ok(refusal)
 }
 
 fn bind_patiently(

@@ -50,7 +50,11 @@ fn zero_copy_is_refused_by_a_driver_that_cannot() {
     }
     for mode in [ModeRequest::Auto, ModeRequest::Copy] {
         let interface = pair.try_open(&InterfaceOptions { mode, ..small(NEAR) }).unwrap();
-        assert_eq!(interface.monitors[0].mode(), Mode::Copy);
+        let monitor = &interface.monitors[0];
+        assert_eq!(monitor.mode(), Mode::Copy);
+        let refusal = monitor.zero_copy_refusal().map(ToString::to_string);
+        assert_eq!(refusal.is_some(), mode == ModeRequest::Auto, "{refusal:?}");
+        assert!(refusal.is_none_or(|why| why.starts_with("its driver, veth, refuses zero-copy (")));
     }
 }
 
