@@ -66,6 +66,21 @@ fn sigterm_under_load_ends_it_within_a_second() {
 }
 
 #[test]
+fn a_director_whose_interface_is_removed_ends_with_the_reason() {
+    let (director, site, _) = start(Plan::new("removed"));
+    let load = Load::start(&site.topology, http(Family::V4), HELD, true);
+    load.wait_for_rounds(50);
+    site.topology.director.ip(&format!("link del {NIC}")).unwrap();
+    let status = director.process().wait(PATIENCE).unwrap();
+    let output = director.process().output();
+    assert_eq!(status.code(), Some(1), "{output}");
+    let last = output.lines().last().unwrap_or_default();
+    assert!(last.starts_with("shunt: interface \"eth0\" is gone: "), "{output}");
+    assert!(!director.socket().exists());
+    load.finish();
+}
+
+#[test]
 fn twenty_reloads_under_load_break_no_established_flow() {
     let (director, mut site, two) = start(Plan::new("reload"));
     for _ in 0..2 {

@@ -12,6 +12,8 @@ pub struct Link {
     pub name: String,
     /// For a VLAN device: the link below it and its VLAN id.
     pub vlan: Option<(u32, u16)>,
+    /// Whether it is up and has a carrier.
+    pub carrier: bool,
 }
 
 /// What the kernel answers when asked for the way to an address.
@@ -44,6 +46,11 @@ impl Links {
     /// Takes a link in.
     pub fn add_link(&mut self, index: u32, link: Link) {
         self.links.insert(index, link);
+    }
+
+    /// Whether a link is up and has a carrier; nothing if there is no such link.
+    pub fn carrier(&self, index: u32) -> Option<bool> {
+        self.links.get(&index).map(|link| link.carrier)
     }
 
     /// Takes an address in.
@@ -135,7 +142,7 @@ mod tests {
             (7, "loop0", Some((8, 1))),
             (8, "loop1", Some((7, 2))),
         ] {
-            links.add_link(index, Link { name: name.into(), vlan });
+            links.add_link(index, Link { name: name.into(), vlan, carrier: true });
         }
         links
     }

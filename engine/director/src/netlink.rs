@@ -16,7 +16,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -54,13 +56,34 @@ const GROUPS: &[MulticastGroup] = &[
 type Shared = Arc<Mutex<Supervisor>>;
 type Event = NetlinkMessage<RouteNetlinkMessage>;
 
-/// Keeps the supervisor's neighbors as the kernel has them, for ever.
-pub async fn watch(supervisor: Shared) -> Infallible {
+/// A served interface does not exist any more; this was its name.
+#[derive(Debug)]
+pub struct Gone(pub String);
+
+/// Why a watch ends.
+enum End {
+    Gone(Gone),
+    /// The kernel cannot be asked: why.
+    Broken(String),
+}
+
+impl<T: Into<String>> From<T> for End {
+    fn from(reason: T) -> End {
+        End::Broken(reason.into())
+    }
+}
+
+/// Keeps the supervisor's neighbors as the kernel has them, as long as its interfaces exist.
+pub async fn watch(supervisor: Shared) -> Gone {
     let mut missing_vips = BTreeSet::new();
     loop {
-        let Err(reason) = watch_until_broken(&supervisor, &mut missing_vips).await;
-        warn!("neighbors cannot be watched ({reason}); trying again");
-        tokio::time::sleep(REOPEN).await;
+        match watch_until_end(&supervisor, &mut missing_vips).await {
+            Err(End::Gone(gone)) => return gone,
+            Err(End::Broken(reason)) => {
+                warn!("neighbors cannot be watched ({reason}); trying again");
+                tokio::time::sleep(REOPEN).await;
+            }
+        }
     }
 }
 
@@ -73,10 +96,10 @@ impl Drop for Task {
     }
 }
 
-async fn watch_until_broken(
+async fn watch_until_end(
     supervisor: &Shared,
     missing_vips: &mut BTreeSet<String>,
-) -> Result<Infallible, String> {
+) -> Result<Infallible, End> {
     let opened = rtnetlink::new_multicast_connection(GROUPS);
     let (connection, _, mut events) = opened.map_err(|error| error.to_string())?;
     let _listening = Task(tokio::spawn(connection));
@@ -129,8 +152,9 @@ struct Watcher<'a> {
 }
 
 impl Watcher<'_> {
-    async fn hear(&mut self, events: Vec<Event>) -> Result<(), String> {
+    async fn hear(&mut self, events: Vec<Event>) -> Result<(), End> {
         let mut overrun = false;
+        let mut link_changed = false;
         let mut neighbors = Vec::new();
         for event in events {
             match event.payload {
@@ -138,6 +162,13 @@ impl Watcher<'_> {
                 NetlinkPayload::InnerMessage(message) => match message {
                     RouteNetlinkMessage::NewNeighbour(entry) => neighbors.push((entry, true)),
                     RouteNetlinkMessage::DelNeighbour(entry) => neighbors.push((entry, false)),
+                    // A bridge says DelLink too, of a link that only leaves it: what is true is
+                    // in the dump.
+                    RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
+                        if self.served.contains(&link.header.index) =>
+                    {
+                        link_changed = true;
+                    }
                     _ => self.surroundings_changed = true,
                 },
                 _ => {}
@@ -146,6 +177,9 @@ impl Watcher<'_> {
         self.learn(neighbors, false).await;
         if overrun {
             say!("the kernel sent more notifications than could be read: reading everything anew");
+        }
+        // Without the rest that follows other changes: no packet comes or goes until this is known.
+        if overrun || link_changed {
             self.look_around().await?;
         }
         Ok(())
@@ -215,9 +249,10 @@ impl Watcher<'_> {
     }
 
     /// Reads links, addresses, the way to every real server, and the neighbor table.
-    async fn look_around(&mut self) -> Result<(), String> {
+    async fn look_around(&mut self) -> Result<(), End> {
         self.surroundings_changed = false;
-        let links = self.read_links().await?;
+        let links = read_links(&self.handle).await?;
+        self.look_at_served(&links).await.map_err(End::Gone)?;
         let addresses: Vec<IpAddr> = self.supervisor.lock().await.neighbors.addresses().collect();
         let mut reaches = Vec::new();
         for address in addresses {
@@ -232,6 +267,21 @@ impl Watcher<'_> {
             }
         }
         self.ask().await;
+        Ok(())
+    }
+
+    /// Whether the served interfaces are still there, and have a carrier.
+    async fn look_at_served(&self, links: &Links) -> Result<(), Gone> {
+        for interface in &mut self.supervisor.lock().await.interfaces {
+            let name = &interface.name;
+            let carrier = links.carrier(interface.index).ok_or_else(|| Gone(name.clone()))?;
+            match (interface.carrier, carrier) {
+                (true, false) => warn!("{name} is down: no packet comes or goes until it is up"),
+                (false, true) => say!("{name} is up again"),
+                _ => {}
+            }
+            interface.carrier = carrier;
+        }
         Ok(())
     }
 
@@ -283,27 +333,6 @@ impl Watcher<'_> {
         moved
     }
 
-    async fn read_links(&self) -> Result<Links, String> {
-        let mut links = Links::default();
-        for message in collect(self.handle.link().get().execute()).await? {
-            let name = message.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name.clone()),
-                _ => None,
-            });
-            let link = Link { name: name.unwrap_or_default(), vlan: read_vlan(&message) };
-            links.add_link(message.header.index, link);
-        }
-        for message in collect(self.handle.address().get().execute()).await? {
-            for attribute in &message.attributes {
-                // On a point-to-point link Address is the other end; Local is always ours.
-                if let AddressAttribute::Local(own) | AddressAttribute::Address(own) = attribute {
-                    links.add_address(message.header.index, *own);
-                }
-            }
-        }
-        Ok(links)
-    }
-
     async fn route(&self, address: IpAddr) -> Result<Route, String> {
         let question = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(address, if address.is_ipv4() { 32 } else { 128 })
@@ -327,6 +356,37 @@ impl Watcher<'_> {
         let entries = collect(self.handle.neighbours().get().execute()).await?;
         Ok(entries.into_iter().map(|entry| (entry, true)).collect())
     }
+}
+
+/// Which of these links have a carrier; none if the kernel cannot be asked.
+pub async fn with_carrier(links: &[u32]) -> BTreeSet<u32> {
+    let Ok((connection, handle, _)) = rtnetlink::new_connection() else { return BTreeSet::new() };
+    let _asking = Task(tokio::spawn(connection));
+    let known = read_links(&handle).await.unwrap_or_default();
+    links.iter().copied().filter(|&link| known.carrier(link) == Some(true)).collect()
+}
+
+async fn read_links(handle: &Handle) -> Result<Links, String> {
+    let mut links = Links::default();
+    for message in collect(handle.link().get().execute()).await? {
+        let name = message.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+        let carrier = message.header.flags.contains(LinkFlags::LowerUp);
+        let vlan = read_vlan(&message);
+        let link = Link { name: name.unwrap_or_default(), vlan, carrier };
+        links.add_link(message.header.index, link);
+    }
+    for message in collect(handle.address().get().execute()).await? {
+        for attribute in &message.attributes {
+            // On a point-to-point link Address is the other end; Local is always ours.
+            if let AddressAttribute::Local(own) | AddressAttribute::Address(own) = attribute {
+                links.add_address(message.header.index, *own);
+            }
+        }
+    }
+    Ok(links)
 }
 
 /// Says once when a real server is lost or found.

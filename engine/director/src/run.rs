@@ -7,6 +7,7 @@
 use crate::config::{Config, ConfigError, Mode, Queues};
 use crate::cores::{self, CoresError, Demand};
 use crate::listen::{self, ApiSocket, ListenError};
+use crate::netlink::Gone;
 use crate::schedulers::Schedulers;
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, ServedInterface, Supervisor, WorkerSeat};
@@ -28,6 +29,11 @@ use xsk::{BusyPoll, Interface, InterfaceOptions, ModeRequest, Monitor};
 const NEIGHBORS: Duration = Duration::from_secs(1);
 /// How often it looks meanwhile.
 const NEIGHBORS_CHECK: Duration = Duration::from_millis(10);
+/// How long the start waits for links that the XDP program's coming has reset. A link over copper
+/// takes 2 to 4 s.
+const CARRIER: Duration = Duration::from_secs(10);
+/// How often it looks meanwhile.
+const CARRIER_CHECK: Duration = Duration::from_millis(50);
 /// Time between two looks for indices that came free. More than a flow needs from one worker to
 /// another.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -67,6 +73,11 @@ pub enum RunError {
         /// What the system says.
         cause: io::Error,
     },
+    /// A served interface has vanished.
+    #[error(
+        "interface {0:?} is gone: its driver was unloaded, or it was removed or moved; start shunt again when it is back"
+    )]
+    Gone(String),
     /// The system refuses something that a start needs.
     #[error("cannot {doing}")]
     System {
@@ -118,13 +129,9 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     let supervisor = Arc::new(Mutex::new(supervisor));
 
     supervisor.lock().await.begin().await?;
-    let watching = tokio::spawn({
-        let supervisor = supervisor.clone();
-        async move { match netlink::watch(supervisor).await {} }
-    });
+    let mut watching = tokio::spawn(netlink::watch(supervisor.clone()));
     await_neighbors(&supervisor).await;
-    let attached = supervisor.lock().await.attach();
-    if let Err(error) = attached {
+    if let Err(error) = attach(&supervisor).await {
         end(&supervisor, threads, api_socket).await;
         return Err(error.into());
     }
@@ -137,12 +144,35 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         let metrics = axum::serve(listener, api::metrics_routes(supervisor.clone()));
         tokio::spawn(async move { metrics.await });
     }
-    serve(&supervisor, &mut signals).await;
+    let gone = tokio::select! {
+        () = serve(&supervisor, &mut signals) => None,
+        Ok(Gone(name)) = &mut watching => Some(name),
+    };
     watching.abort();
     let began = Instant::now();
     finish(&supervisor, threads).await;
     drop(guard);
     say!("ended in {} ms", began.elapsed().as_millis());
+    gone.map_or(Ok(()), |name| Err(RunError::Gone(name)))
+}
+
+/// Attaches the XDP programs and waits until the links that were up are so again: some drivers,
+/// igb for one, reset the NIC at that.
+async fn attach(supervisor: &Arc<Mutex<Supervisor>>) -> Result<(), xsk::Error> {
+    let links: Vec<u32> = {
+        let supervisor = supervisor.lock().await;
+        supervisor.interfaces.iter().map(|interface| interface.index).collect()
+    };
+    let before = netlink::with_carrier(&links).await;
+    supervisor.lock().await.attach()?;
+    let as_before = async {
+        while !netlink::with_carrier(&links).await.is_superset(&before) {
+            tokio::time::sleep(CARRIER_CHECK).await;
+        }
+    };
+    // What takes longer is said, and told, by the watch of the links.
+    let _ = timeout(CARRIER, as_before).await;
+    await_neighbors(supervisor).await;
     Ok(())
 }
 

@@ -69,13 +69,16 @@ pub struct ServedInterface {
     pub steer: Option<Steer>,
     /// How the program is attached; `None` while it is not.
     pub attached: Option<AttachMode>,
+    /// Whether the link has a carrier, as last heard.
+    pub carrier: bool,
     tables: TableMaker,
 }
 
 impl ServedInterface {
     /// An interface whose program is not attached.
     pub fn new(name: String, index: u32, steer: Option<Steer>) -> ServedInterface {
-        ServedInterface { name, index, steer, attached: None, tables: TableMaker::default() }
+        let tables = TableMaker::default();
+        ServedInterface { name, index, steer, attached: None, carrier: true, tables }
     }
 }
 
