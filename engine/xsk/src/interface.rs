@@ -13,6 +13,12 @@ const FRAMES_MAX: u32 = 1 << 20;
 /// The frame sizes that the kernel takes: powers of two from 2048 to a page.
 const FRAME_SIZES: [u32; 2] = [2048, 4096];
 
+/// Drivers whose NICs are told in whole KiB how long a packet may be, rounded down: 2048 bytes less
+/// the headroom would be 1024, and with zero-copy every longer packet be lost. The register is
+/// SRRCTL.BSIZEPKT: `igb_setup_srrctl`, `igc_configure_rx_ring`, and `ixgbe_configure_srrctl` with
+/// an 82599, which only its driver can tell from the later ones.
+const WHOLE_KIB_DRIVERS: [&str; 3] = ["igb", "igc", "ixgbe"];
+
 /// What a packet has before its MTU: the Ethernet header and two VLAN tags.
 const FRAMING: u32 = 14 + 2 * 4;
 
@@ -74,8 +80,10 @@ fn check(options: &InterfaceOptions) -> Result<(), Error> {
 /// The smallest frame that holds the interface's largest packet.
 fn frame_size(nic: &Nic) -> Result<u32, Error> {
     let packet = nic.mtu.saturating_add(FRAMING);
-    FRAME_SIZES.into_iter().find(|size| packet <= size - HEADROOM).ok_or_else(|| {
-        let largest = FRAME_SIZES[1] - HEADROOM - FRAMING;
+    let unit = if WHOLE_KIB_DRIVERS.contains(&nic.driver.as_str()) { 1024 } else { 1 };
+    let room = |size: u32| (size - HEADROOM) / unit * unit;
+    FRAME_SIZES.into_iter().find(|&size| packet <= room(size)).ok_or_else(|| {
+        let largest = room(FRAME_SIZES[1]) - FRAMING;
         let reason = format!(
             "an MTU of {} needs packets of several frames, which shunt does not take; \
              `ip link set dev {} mtu {largest}` mends it",
@@ -233,19 +241,29 @@ mod tests {
 
     #[test]
     fn the_frame_follows_the_mtu() {
-        let nic = |mtu| Nic {
-            name: "eth0".to_owned(),
-            index: 1,
-            mac: [0; 6],
-            mtu,
-            driver: String::new(),
-            channels: COMBINED,
+        let frame_size = |driver: &str, mtu| {
+            frame_size(&Nic {
+                name: "eth0".to_owned(),
+                index: 1,
+                mac: [0; 6],
+                mtu,
+                driver: driver.to_owned(),
+                channels: COMBINED,
+            })
         };
         for (mtu, size) in [(1500, 2048), (1770, 2048), (1771, 4096), (3818, 4096)] {
-            assert_eq!(frame_size(&nic(mtu)).unwrap(), size, "mtu {mtu}");
+            assert_eq!(frame_size("mlx5_core", mtu).unwrap(), size, "mtu {mtu}");
         }
-        let error = frame_size(&nic(9000)).unwrap_err().to_string();
+        let error = frame_size("mlx5_core", 9000).unwrap_err().to_string();
         assert!(error.contains("`ip link set dev eth0 mtu 3818`"), "{error}");
-        assert!(frame_size(&nic(3819)).is_err() && frame_size(&nic(u32::MAX)).is_err());
+        assert!(frame_size("", 3819).is_err() && frame_size("", u32::MAX).is_err());
+        // Found with QEMU's 82576: of frames of 2048 bytes it used 1024.
+        for driver in WHOLE_KIB_DRIVERS {
+            for (mtu, size) in [(1002, 2048), (1003, 4096), (1500, 4096), (3050, 4096)] {
+                assert_eq!(frame_size(driver, mtu).unwrap(), size, "{driver}, mtu {mtu}");
+            }
+            let error = frame_size(driver, 3051).unwrap_err().to_string();
+            assert!(error.contains("`ip link set dev eth0 mtu 3050`"), "{error}");
+        }
     }
 }
