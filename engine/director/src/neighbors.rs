@@ -210,6 +210,17 @@ impl Neighbors {
         }
     }
 
+    /// The link of a served interface is up again: what failed because it was not is asked for at
+    /// once.
+    pub fn link_up(&mut self, interface: usize, now: Millis) {
+        for entry in self.entries.values_mut().filter(|entry| entry.failed) {
+            if matches!(entry.reach, Reach::OnLink { interface: on, .. } if on == interface) {
+                entry.retry = 0;
+                entry.ask_at = entry.ask_at.min(now);
+            }
+        }
+    }
+
     /// A dump of the kernel's table begins.
     pub fn begin_dump(&mut self) {
         for entry in self.entries.values_mut() {

@@ -167,3 +167,16 @@ fn what_is_no_longer_wanted_is_forgotten_and_the_rest_is_kept() {
     assert_eq!(neighbors.state(rs()), NeighborState::Unresolved);
     assert_eq!(neighbors.mac(rs()), None);
 }
+
+#[test]
+fn what_failed_with_its_link_is_asked_for_as_soon_as_the_link_is_back() {
+    let mut neighbors = resolved();
+    assert!(neighbors.learned(LINK, rs(), KernelState::Failed, None, 100));
+    assert_eq!(kinds(&mut neighbors, 100), [AskKind::Resolve]);
+    assert!(!neighbors.learned(LINK, rs(), KernelState::Failed, None, 3_100));
+    assert_eq!(kinds(&mut neighbors, 3_200), [], "it rests");
+    neighbors.link_up(1, 3_200);
+    assert_eq!(kinds(&mut neighbors, 3_200), [], "that was another interface");
+    neighbors.link_up(0, 3_200);
+    assert_eq!(kinds(&mut neighbors, 3_200), [AskKind::Resolve]);
+}

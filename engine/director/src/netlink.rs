@@ -272,12 +272,16 @@ impl Watcher<'_> {
 
     /// Whether the served interfaces are still there, and have a carrier.
     async fn look_at_served(&self, links: &Links) -> Result<(), Gone> {
-        for interface in &mut self.supervisor.lock().await.interfaces {
+        let supervisor = &mut *self.supervisor.lock().await;
+        for (number, interface) in supervisor.interfaces.iter_mut().enumerate() {
             let name = &interface.name;
             let carrier = links.carrier(interface.index).ok_or_else(|| Gone(name.clone()))?;
             match (interface.carrier, carrier) {
                 (true, false) => warn!("{name} is down: no packet comes or goes until it is up"),
-                (false, true) => say!("{name} is up again"),
+                (false, true) => {
+                    say!("{name} is up again");
+                    supervisor.neighbors.link_up(number, clock::now());
+                }
                 _ => {}
             }
             interface.carrier = carrier;

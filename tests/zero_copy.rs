@@ -1,0 +1,82 @@
+//! AF_XDP zero-copy in virtio_net, and what becomes of `shunt` where there is none.
+//!
+//! `shunt` runs in a guest; the test is the network at the other end of its NIC. A test is what is
+//! done with one guest, because the boot is most of its time.
+
+mod common;
+
+use common::guest_site::{GuestSite, Offered, PATIENCE};
+use guest::{Kernel, Machine, Nic};
+
+#[test]
+fn one_queue() {
+    let mut site = GuestSite::boot(Machine::new(Kernel::Cloud618).nic(Nic::virtio()));
+    let shunt = site.start("mode = \"zero-copy\"");
+    let mut offered = Offered::default();
+    site.exchange_flows(&mut offered);
+    site.check_counts("zero-copy", &offered);
+    site.lose_and_find_the_link(&shunt, &mut offered);
+    site.check_counts("zero-copy", &offered);
+    site.stop(&shunt);
+
+    let shunt = site.start("mode = \"copy\"");
+    let mut offered = Offered::default();
+    site.exchange_flows(&mut offered);
+    site.check_counts("copy", &offered);
+    site.stop(&shunt);
+
+    let shunt = site.start("mode = \"auto\"");
+    let mut offered = Offered::default();
+    site.exchange_flows(&mut offered);
+    site.check_counts("zero-copy", &offered);
+    let driver = "/sys/bus/virtio/drivers/virtio_net";
+    site.guest.run(&format!("echo $(ls {driver} | grep virtio) >{driver}/unbind")).unwrap();
+    site.ends_because_its_interface_is_gone(&shunt);
+}
+
+#[test]
+fn two_queues() {
+    let nic = Nic::Virtio { queues: 2, iommu_platform: true };
+    let mut site = GuestSite::boot(Machine::new(Kernel::Cloud618).nic(nic));
+    let shunt = site.start("mode = \"zero-copy\"");
+    let mut offered = Offered::default();
+    site.exchange_flows(&mut offered);
+    site.check_counts("zero-copy", &offered);
+    site.lose_and_find_the_link(&shunt, &mut offered);
+    site.check_counts("zero-copy", &offered);
+    // The driver goes as a whole, while packets come.
+    site.guest.run("rmmod virtio_net").unwrap();
+    site.ends_because_its_interface_is_gone(&shunt);
+}
+
+#[test]
+fn a_device_without_iommu_platform() {
+    let nic = Nic::Virtio { queues: 1, iommu_platform: false };
+    without_zero_copy(Machine::new(Kernel::Cloud618).nic(nic), "iommu_platform=on");
+}
+
+#[test]
+fn a_kernel_without_zero_copy() {
+    without_zero_copy(Machine::new(Kernel::Cloud612).nic(Nic::virtio()), "not supported");
+}
+
+fn without_zero_copy(machine: Machine, reason: &str) {
+    let mut site = GuestSite::boot(machine);
+    let refused = site.begin("mode = \"zero-copy\"");
+    let status = site.guest.wait(&refused, PATIENCE).unwrap();
+    let output = site.guest.output(&refused).unwrap();
+    assert_eq!(status, 1, "{output}");
+    assert_eq!(output.lines().count(), 1, "{output}");
+    for part in ["queue 0 of eth0: its driver, virtio_net, refuses zero-copy", reason, "\"auto\""] {
+        assert!(output.contains(part), "no {part:?} in {output}");
+    }
+
+    let shunt = site.start("mode = \"auto\"");
+    let output = site.guest.output(&shunt).unwrap();
+    let said = "eth0 queue 0: copy mode, as its driver, virtio_net, refuses zero-copy (";
+    assert!(output.contains(said) && output.contains(reason), "{output}");
+    let mut offered = Offered::default();
+    site.exchange_flows(&mut offered);
+    site.check_counts("copy", &offered);
+    site.stop(&shunt);
+}
