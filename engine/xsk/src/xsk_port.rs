@@ -29,6 +29,42 @@ const SEND_BUDGET_FIXED: u32 = 32;
 /// How long a worker sleeps at most while the kernel still has to be asked to send something.
 const UNSENT_PATIENCE: Duration = Duration::from_millis(1);
 
+/// After how many turns a driver that was woken is woken again for the same packets: some 10 µs of
+/// empty turns. More than an interrupt takes; not much, should the link have been down just then.
+const WAKE_AGAIN: u32 = 256;
+
+/// When to wake the kernel for what is in the TX ring.
+#[derive(Debug)]
+struct Doorbell {
+    /// The TX ring's index when it was rung last.
+    rung_at: u32,
+    /// Flushes until it may be rung again for the same packets.
+    pause: u32,
+    pauses: bool,
+}
+
+impl Doorbell {
+    /// Copying, the kernel sends from within the wake-up, and what it leaves it was not able to
+    /// send: it is to be woken until it has. With zero-copy a wake-up may be an interrupt, after
+    /// which the driver takes all that is there; waking it in every turn until then would cost a
+    /// system call and a write to the NIC each time. With busy polling it runs in the wake-ups only.
+    fn new(mode: Mode, busy_poll: bool) -> Doorbell {
+        Doorbell { rung_at: 0, pause: 0, pauses: mode == Mode::ZeroCopy && !busy_poll }
+    }
+
+    /// Whether to ring, if the ring holds packets and asks for it. `next` is its index.
+    #[inline]
+    fn is_due(&mut self, next: u32) -> bool {
+        if self.pause > 0 && self.rung_at == next {
+            self.pause -= 1;
+            return false;
+        }
+        self.rung_at = next;
+        self.pause = if self.pauses { WAKE_AGAIN } else { 0 };
+        true
+    }
+}
+
 /// One queue of a NIC. Owned by one worker; the control thread has its [`crate::Monitor`].
 #[derive(Debug)]
 pub struct XskPort {
@@ -43,6 +79,7 @@ pub struct XskPort {
     kicks: u32,
     busy_poll: bool,
     shedding: Option<Shedding>,
+    doorbell: Doorbell,
 }
 
 impl XskPort {
@@ -90,6 +127,7 @@ impl XskPort {
             kicks: (BURST_MAX as u32).div_ceil(sent_at_once),
             busy_poll: options.busy_poll.is_some(),
             shedding: None,
+            doorbell: Doorbell::new(mode, options.busy_poll.is_some()),
         })
     }
 
@@ -238,8 +276,9 @@ impl Port for XskPort {
         for _ in 0..self.kicks {
             // Not what was queued just now but what is still in the ring: an earlier flush may
             // have left some behind.
-            let asked = self.busy_poll || self.queue.rings.tx.needs_wakeup();
-            if self.queue.rings.tx.is_drained() || !asked {
+            let tx = &self.queue.rings.tx;
+            let asked = self.busy_poll || tx.needs_wakeup();
+            if tx.is_drained() || !asked || !self.doorbell.is_due(tx.next()) {
                 return;
             }
             self.queue.counters.wakeups += 1;
@@ -260,6 +299,7 @@ impl Port for XskPort {
     }
 
     fn wait(&mut self, timeout: Duration) {
+        self.doorbell.pause = 0;
         let timeout =
             if self.queue.rings.tx.is_drained() { timeout } else { timeout.min(UNSENT_PATIENCE) };
         // Rounded up: rounded down, the end of a wait would be spun away.
@@ -285,5 +325,28 @@ impl Port for XskPort {
 
     fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_was_woken_is_left_in_peace_until_there_is_more() {
+        let mut doorbell = Doorbell::new(Mode::ZeroCopy, false);
+        for next in [64, 128, 129] {
+            assert!(doorbell.is_due(next));
+            assert!((0..WAKE_AGAIN).all(|_| !doorbell.is_due(next)));
+            assert!(doorbell.is_due(next), "the link may have been down");
+        }
+    }
+
+    #[test]
+    fn who_sends_from_within_the_wake_up_is_woken_until_all_is_sent() {
+        for mut doorbell in [Doorbell::new(Mode::Copy, false), Doorbell::new(Mode::ZeroCopy, true)]
+        {
+            assert!((0..3).all(|_| doorbell.is_due(64)));
+        }
     }
 }
