@@ -98,6 +98,9 @@ impl Queue {
     /// Sends no more than `most` packets.
     #[inline]
     pub(crate) fn send(&mut self, burst: &mut Vec<Packet>, most: usize) -> usize {
+        if burst.is_empty() {
+            return 0;
+        }
         let sent = self.rings.tx.push_all(&burst[..burst.len().min(most)]);
         #[cfg(debug_assertions)]
         for packet in &burst[..sent] {

@@ -183,7 +183,10 @@ impl<T: Entry> Producer<T> {
         // nobody has references to a producer's entries.
         unsafe {
             ring.entry(place).copy_from_nonoverlapping(NonNull::from(head).cast(), head.len());
-            ring.entry(0).copy_from_nonoverlapping(NonNull::from(tail).cast(), tail.len());
+            // Once a round of the ring: else a call for nothing.
+            if !tail.is_empty() {
+                ring.entry(0).copy_from_nonoverlapping(NonNull::from(tail).cast(), tail.len());
+            }
         }
         self.next = self.next.wrapping_add(entries.len() as u32);
         entries.len()
