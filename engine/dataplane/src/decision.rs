@@ -183,6 +183,17 @@ impl Decider {
         Known { key, hash, passage, home: home as u32, event }
     }
 
+    /// If the packet is likely to begin a flow, it will be looked for in every peer's table.
+    #[inline]
+    pub fn prefetch_from_peers(&self, arrival: &Arrival) {
+        match arrival {
+            _ if self.peers.is_empty() => {}
+            Arrival::V4(known) if known.event.is_special() => self.peers.prefetch(V4, known.hash),
+            Arrival::V6(known) if known.event.is_special() => self.peers.prefetch(V6, known.hash),
+            _ => {}
+        }
+    }
+
     /// The other three steps, any packet, and the rewrite: `packet` leaves for an RS, from `source`.
     #[inline(never)]
     pub fn decide<const KEY: usize, const WORDS: usize>(

@@ -116,10 +116,7 @@ impl Peers {
         hash: u64,
     ) -> Option<(usize, Flow)> {
         // All first buckets are asked for before the first is looked at.
-        for peer in &self.peers {
-            let table = select.of(&peer.memory);
-            table.prefetch(table.home(hash));
-        }
+        self.prefetch(select, hash);
         for _ in 0..SCANS_MAX {
             let before = self.given_up.0.load(Acquire);
             if let Some(newest) = self.scan(select, key, hash) {
@@ -132,6 +129,18 @@ impl Peers {
             }
         }
         None
+    }
+
+    /// Asks for the buckets in which the peers would have a flow with this hash.
+    pub fn prefetch<const KEY: usize, const WORDS: usize>(
+        &self,
+        select: impl Select<KEY, WORDS>,
+        hash: u64,
+    ) {
+        for peer in &self.peers {
+            let table = select.of(&peer.memory);
+            table.prefetch(table.home(hash));
+        }
     }
 
     fn scan<const KEY: usize, const WORDS: usize>(

@@ -15,6 +15,9 @@ use xsk::{BURST_MAX, Packet, Port};
 /// News about flows that a worker hears from others in one turn, at most.
 const NEWS_IN_TURN: usize = 256;
 
+/// Packets between asking for the peers' parts of the flow table and looking at them.
+const PEERS_AHEAD: usize = 3;
+
 /// One turn after another, a worker takes the packets of its port to the real servers.
 // Aligned, and with a vector that ends behind what is ever written, so that no two workers write
 // to one cache line wherever the allocator puts them.
@@ -163,6 +166,9 @@ impl<P: Port> Worker<P> {
                 if next == received {
                     break;
                 }
+            }
+            if let Some(ahead) = self.arrivals[..received].get(next + PEERS_AHEAD) {
+                self.decider.prefetch_from_peers(ahead);
             }
             if let Err(reason) = self.decide(next, now) {
                 self.decider.counts.dropped[reason as usize] += 1;

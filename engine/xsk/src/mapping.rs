@@ -38,6 +38,8 @@ impl Mapping {
         }
         // Without a reservation: most of a large table may never be written. Huge pages, on the
         // other hand, must be reserved, or a write to a missing one is a SIGBUS.
+        // The kernel puts a mapping of whole huge pages where they fit from its first byte on.
+        let bytes = if bytes >= HUGE_PAGE { bytes.next_multiple_of(HUGE_PAGE) } else { bytes };
         let mapping = map(bytes, flags | libc::MAP_NORESERVE, None)?;
         if bytes >= HUGE_PAGE {
             // SAFETY: the range was mapped just above. Advice only: a refusal changes nothing.
