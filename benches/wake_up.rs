@@ -11,7 +11,8 @@
 //! Then the CPU time and the wake-ups of an adaptive director with four services and no traffic, first
 //! without flows, then with one.
 //!
-//! `cargo bench -p director --bench wake_up`, as root, on two cores
+//! `cargo bench -p director --bench wake_up`             as root, on two cores, two minutes
+//! `chrt -f 10 cargo bench -p director --bench wake_up`  the same, on a machine that does other things
 
 #[path = "../tests/common/mod.rs"]
 mod common;
