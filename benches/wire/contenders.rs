@@ -120,7 +120,8 @@ impl Running {
         Ok(())
     }
 
-    fn said(&self, who: Contender) -> String {
+    /// Who it is, and what it has written.
+    pub fn said(&self, who: Contender) -> String {
         match self {
             Running::Process(process, _) => format!("{}: {}", who.name(), process.output().trim()),
             Running::Kernel(_) => who.name().to_owned(),

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     for round in 0..bench.plan.rounds {
         for turn in 0..bench.plan.contenders.len() {
             let who = bench.plan.contenders[(round + turn) % bench.plan.contenders.len()];
-            bench.measure(who, round, &mut results).with_context(|| who.name())?;
+            bench.measure(who, round, &mut results)?;
         }
         eprintln!("round {} of {}: {:.0?}", round + 1, bench.plan.rounds, started.elapsed());
     }

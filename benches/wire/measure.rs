@@ -5,13 +5,13 @@ use crate::link::Link;
 use crate::programs::{ACK, Offer, Outcome, Programs, SERVERS, SYN};
 use crate::results::{Figure, Results, Scenario};
 use crate::{Plan, SHORTEST};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The longer of the two frames, in bytes.
 const LONG: usize = 1_500;
 /// What is offered, as multiples of the capacity that was found at the start. The last is as much
-/// as the generator can: about four times, while somebody takes the frames from it.
-const LEVELS: [f64; 9] = [0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, FULL];
+/// as the generator can, while somebody takes the frames from it: four to six times.
+const LEVELS: [f64; 10] = [0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, FULL];
 /// The fewer levels of the scenarios that get no full curve.
 const FEW_LEVELS: [f64; 3] = [1.0, 2.0, FULL];
 pub const FULL: f64 = f64::INFINITY;
@@ -24,8 +24,10 @@ const HALVINGS: u32 = 6;
 /// A rate that loses frames is tried again, so that the machine's own pauses, which hit every
 /// contender alike but not at the same time, are not taken for a limit of the forwarder.
 const TRIES: u32 = 3;
+/// Measurements that may fail because nobody watched.
+const WATCH_TRIES: u32 = 10;
 /// Frames that the largest capacity is looked for with.
-const CALIBRATION_FRAMES: u32 = 2_000_000;
+const CALIBRATION_FRAMES: u32 = 3_000_000;
 /// New flows begin here, far from the established ones.
 const NEW_FLOWS_FIRST: u64 = 1 << 26;
 
@@ -45,7 +47,7 @@ impl Bench {
         let _running = self.start(Contender::MacSwap)?;
         let mut offer = self.offer(Scenario { flows: self.plan.flows_few, length: SHORTEST });
         offer.frames = CALIBRATION_FRAMES;
-        let full = self.programs.run(&self.link, &offer)?;
+        let full = self.run(&offer)?;
         for share in [2.0, 3.0, 4.0] {
             let outcome = self.run(&Offer { rate: Some(full.offered / share), ..offer })?;
             self.capacity = self.capacity.max(outcome.forwarded);
@@ -56,7 +58,11 @@ impl Bench {
 
     /// One contender's turn of one round.
     pub fn measure(&mut self, who: Contender, round: usize, results: &mut Results) -> Result<()> {
-        let _running = self.start(who)?;
+        let running = self.start(who)?;
+        self.measure_all(who, round, results).with_context(|| running.said(who))
+    }
+
+    fn measure_all(&mut self, who: Contender, round: usize, results: &mut Results) -> Result<()> {
         let scenarios = self.scenarios();
         for scenario in scenarios {
             let mut note = |figure, value| results.note(who, scenario, figure, round, value);
@@ -105,7 +111,7 @@ impl Bench {
             length: scenario.length,
             rate: None,
             // What the generator makes in the time of a measurement at its full speed.
-            frames: (4.0 * self.capacity * self.plan.seconds) as u32,
+            frames: (6.0 * self.capacity * self.plan.seconds) as u32,
             timed: false,
         }
     }
@@ -123,7 +129,13 @@ impl Bench {
     }
 
     fn run(&mut self, offer: &Offer) -> Result<Outcome> {
-        self.programs.run(&self.link, offer)
+        for _ in 0..WATCH_TRIES {
+            let outcome = self.programs.run(&self.link, offer)?;
+            if outcome.watched {
+                return Ok(outcome);
+            }
+        }
+        bail!("this machine is too busy: what was offered was over before it could be watched")
     }
 
     /// Runs an offer and checks that frames went where this contender is to send them: `shunt` to
@@ -133,7 +145,7 @@ impl Bench {
         let to_servers: u64 = outcome.arrived[..SERVERS].iter().sum();
         let expected = if who == Contender::Shunt { outcome.returned() } else { 0 };
         ensure!(to_servers == expected, "frames went to the wrong place: {:?}", outcome.arrived);
-        ensure!(outcome.returned() > 0, "no frame came back");
+        ensure!(outcome.returned() > 0, "no frame of {} came back", outcome.sent);
         Ok(outcome)
     }
 

@@ -63,6 +63,8 @@ pub struct Outcome {
     /// the run.
     pub offered: f64,
     pub forwarded: f64,
+    /// Whether that stretch was long enough: on a busy machine whoever watches may come too late.
+    pub watched: bool,
     /// Frames that came back, by destination: the real servers, who made them, others.
     pub arrived: [u64; DESTINATIONS],
 }
@@ -114,7 +116,7 @@ impl Programs {
         self.orders.set(0, order(offer), 0)?;
         let (sender, interface) = (offerer(&self.ebpf)?, self.interface);
         let this = &*self;
-        let (offered, forwarded) = thread::scope(|scope| -> Result<(f64, f64)> {
+        let (offered, forwarded, watched) = thread::scope(|scope| -> Result<(f64, f64, bool)> {
             let running = scope.spawn(|| link.generator.run(|| send(sender, interface, offer)));
             let middle = this.watch(offer, || running.is_finished());
             running.join().expect("the generator does not panic")??;
@@ -124,14 +126,14 @@ impl Programs {
         let after = self.arrived()?;
         let order = self.orders.get(&0, 0)?;
         let arrived = std::array::from_fn(|place| after[place] - before[place]);
-        let outcome = Outcome { sent: order[SENT], offered, forwarded, arrived };
+        let outcome = Outcome { sent: order[SENT], offered, forwarded, watched, arrived };
         ensure!(outcome.arrived[DESTINATIONS - 1] == 0, "frames came back to a strange address");
         Ok(outcome)
     }
 
     /// The rates of offering and returning between a third and nine tenths of the run, so that
     /// neither its start nor what is still in rings at its end counts.
-    fn watch(&self, offer: &Offer, finished: impl Fn() -> bool) -> Result<(f64, f64)> {
+    fn watch(&self, offer: &Offer, finished: impl Fn() -> bool) -> Result<(f64, f64, bool)> {
         let sent = || Ok::<_, anyhow::Error>(self.orders.get(&0, 0)?[SENT]);
         let reach = |share: f64| -> Result<(u64, u64, Instant)> {
             while (sent()? as f64) < share * f64::from(offer.frames) && !finished() {
@@ -145,6 +147,7 @@ impl Programs {
         Ok((
             (sent_after - sent_before) as f64 / seconds,
             (back_after - back_before) as f64 / seconds,
+            sent_after - sent_before > u64::from(offer.frames) / 4,
         ))
     }
 
