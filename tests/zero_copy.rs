@@ -50,6 +50,21 @@ fn two_queues() {
 }
 
 #[test]
+fn a_device_with_queues_to_spare() {
+    // One core, one queue in use: attached, the driver would use the second as well.
+    let nic = Nic::Virtio { queues: 2, iommu_platform: true };
+    let mut site = GuestSite::boot(Machine::new(Kernel::Cloud618).cores(1).nic(nic));
+    let refused = site.begin("mode = \"zero-copy\"");
+    let status = site.guest.wait(&refused, PATIENCE).unwrap();
+    let output = site.guest.output(&refused).unwrap();
+    assert_eq!(status, 1, "{output}");
+    for part in ["eth0: its driver uses 2 queues instead of 1", "`ethtool -L eth0 combined 2`"] {
+        assert!(output.contains(part), "no {part:?} in {output}");
+    }
+    assert_eq!(site.guest.run("ls /sys/class/net/eth0/queues | grep rx").unwrap(), "rx-0\n");
+}
+
+#[test]
 fn a_device_without_iommu_platform() {
     let nic = Nic::Virtio { queues: 1, iommu_platform: false };
     without_zero_copy(Machine::new(Kernel::Cloud618).nic(nic), "iommu_platform=on");

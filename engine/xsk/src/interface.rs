@@ -146,7 +146,7 @@ fn choose_queues(name: &str, has: Channels, asked: &Queues) -> Result<Vec<u32>, 
 }
 
 /// What makes the interface have `count` queues.
-fn mend(name: &str, has: Channels, count: u32) -> String {
+pub(crate) fn mend(name: &str, has: Channels, count: u32) -> String {
     if has.max == 0 {
         "this driver's number of queues cannot be set".to_owned()
     } else if count > has.max {

@@ -1,6 +1,7 @@
 //! The XDP program that steers packets for virtual services to the queues' sockets.
 
 use crate::error::{Cause, Error};
+use crate::interface::mend;
 use crate::interrupts::Interrupts;
 use crate::mapping::Mapping;
 use crate::nic::Nic;
@@ -130,6 +131,7 @@ pub struct Steer {
     native_refusal: Option<io::Error>,
     interface: String,
     index: u32,
+    queues: u32,
     program: Ebpf,
     services: aya::maps::HashMap<MapData, MapKey, u8>,
     /// What is in `services`.
@@ -211,6 +213,7 @@ impl Steer {
             native_refusal: None,
             interface: nic.name.clone(),
             index: nic.index,
+            queues,
             program,
             services,
             present: HashSet::new(),
@@ -295,6 +298,7 @@ impl Steer {
         let native = match XdpLink::create(program, self.index, XDP_FLAGS_DRV_MODE) {
             Ok(link) => {
                 self.link = Some(link);
+                self.check_queues()?;
                 return Ok(AttachMode::Native);
             }
             Err(error) => error,
@@ -316,6 +320,26 @@ impl Steer {
             }
             Err(generic) => Err(Error::Attach { interface, native, generic }),
         }
+    }
+
+    /// Detaches the program again if its driver has put further queues to use for it, as virtio_net
+    /// does when the device has as many to spare as there are cores (virtnet_xdp_set in
+    /// drivers/net/virtio_net.c): packets arrive on those, too, where nobody would take them.
+    fn check_queues(&mut self) -> Result<(), Error> {
+        let has = Nic::look_up(&self.interface)?.channels;
+        if has.rx <= self.queues {
+            return Ok(());
+        }
+        self.detach();
+        let reason = format!(
+            "its driver uses {} queues instead of {} when the XDP program is attached, and packets \
+             that arrive on the others would reach no worker; a driver with none to spare leaves \
+             it: {}",
+            has.rx,
+            self.queues,
+            mend(&self.interface, has, has.max)
+        );
+        Err(Error::Queues { interface: self.interface.clone(), reason })
     }
 
     /// Why the program is in the network stack and not in the driver.
