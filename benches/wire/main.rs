@@ -7,7 +7,7 @@
 //! time; what is printed are medians over the rounds, and medians of the ratios within a round,
 //! because a machine that others share drifts. docs/performance.md says how each figure is taken.
 //!
-//! `cargo bench -p director --bench wire`               everything, 7 rounds, about 15 minutes
+//! `cargo bench -p director --bench wire`               everything, 7 rounds, 17 minutes
 //! `cargo bench -p director --bench wire -- overload`   one part: overload, loss-free, latency,
 //!                                                      new-flows; several can be named
 //! `cargo bench -p director --bench wire -- rounds=11`  other numbers of rounds
