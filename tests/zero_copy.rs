@@ -38,7 +38,8 @@ fn two_queues() {
     site.check_counts("zero-copy", &offered);
     site.lose_and_find_the_link(&shunt, &mut offered);
     site.check_counts("zero-copy", &offered);
-    // The driver goes as a whole, while packets come.
+    // The driver goes as a whole, with packets under way.
+    site.send_and_leave();
     site.guest.run("rmmod virtio_net").unwrap();
     site.ends_because_its_interface_is_gone(&shunt);
 }
