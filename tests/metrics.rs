@@ -117,7 +117,7 @@ fn by_a_running_director() -> BTreeSet<String> {
     rig.the_table_is_full();
     rig.the_director_is_stopped_for_a_while();
     let mut raised = not_zero(&rig.metrics());
-    raised.extend(rig.a_queue_without_a_worker());
+    raised.extend(rig.queues_without_workers());
     raised
 }
 
@@ -318,8 +318,8 @@ impl Rig {
         });
     }
 
-    /// A queue that is added between the opening of an interface and the attaching of its program.
-    fn a_queue_without_a_worker(self) -> BTreeSet<String> {
+    /// Queues whose workers have gone, and their sockets with them.
+    fn queues_without_workers(self) -> BTreeSet<String> {
         self.director.stop(PATIENCE).unwrap();
         let Rig { site, wire, config, .. } = self;
         let topology = &site.topology;
@@ -328,10 +328,8 @@ impl Rig {
             let served = ServedInterface::new(opened.name, opened.index, Some(opened.steer));
             let mut supervisor = supervise(&config, served, vec![], Limits::default());
             block_on(supervisor.begin()).unwrap();
-            topology.director.channels(NIC, 3, 3).unwrap();
-            topology.switch.channels("director", 3, 3).unwrap();
-            common::steer(topology, 3, 2);
             supervisor.attach().unwrap();
+            drop(opened.ports);
             let counter = "shunt_interface_packets_passed_total no_socket";
             let mut raised = BTreeSet::new();
             wait_until(PATIENCE, counter, || {
