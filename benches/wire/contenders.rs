@@ -94,6 +94,7 @@ impl Stable {
 }
 
 /// A contender that forwards until this is dropped.
+// The fields are held for nothing else: dead code to the compiler.
 pub enum Running {
     Process(Process, #[allow(dead_code)] Option<HugePages>),
     Kernel(#[allow(dead_code)] KernelSwap),
