@@ -207,11 +207,23 @@ impl GuestSite {
         let opened: Vec<_> =
             (first..first + FLOWS).map(|flow| packet(flow, "S", FRAME_MIN)).collect();
         let returned = self.exchange(&opened);
+        if returned.len() < opened.len() {
+            println!("{}", self.what_was_counted());
+        }
         check(&opened, &returned, &mut offered.placement);
         let data = data_packets(first + FLOWS, DATA);
         let returned = self.exchange(&data);
         check(&data, &returned, &mut offered.placement);
         offered.packets += opened.len() + data.len();
+    }
+
+    /// Where frames may have gone: what the director and the NIC have counted.
+    fn what_was_counted(&mut self) -> String {
+        let counted = format!(
+            "wget -qO- http://{METRICS}/metrics | grep -v -e '^#' -e ' 0$'; \
+             ip -s -d link show dev {NIC}; grep virtio /proc/interrupts; true"
+        );
+        self.guest.run(&counted).unwrap_or_else(|error| error.to_string())
     }
 
     /// Checks the queues' mode, which the kernel has reported, that every worker had its part in
