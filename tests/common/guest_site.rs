@@ -211,8 +211,14 @@ impl GuestSite {
             println!("{}", self.what_was_counted());
         }
         if returned.is_empty() {
-            // The tap has been seen to lose a whole window. Were it the director that lost it,
-            // `check_counts` would find more packets redirected than were offered.
+            // Seen in 3 runs of 40, with a tap, and not explained yet. It is not the director's
+            // if its program saw none of them; that it took none, `check_counts` checks.
+            let metrics = self.metrics();
+            for kind in ["no_socket", "foreign_mac", "other_address", "other_port", "malformed"] {
+                let labels = [("kind", kind)];
+                let passed = metrics.sum("shunt_interface_packets_passed_total", &labels);
+                assert_eq!(passed, 0.0, "left to the kernel: {kind}");
+            }
             returned = self.exchange(&opened);
         }
         check(&opened, &returned, &mut offered.placement);

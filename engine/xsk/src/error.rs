@@ -158,8 +158,8 @@ impl fmt::Display for ZeroCopyRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ZeroCopyRefusal { driver, answer } = self;
         write!(f, "its driver, {driver}, refuses zero-copy ({answer}")?;
-        // In drivers/net/virtio_net.c, where it looks for `virtqueue_dma_dev`: the frames cannot be mapped for a
-        // device that takes the guest's own addresses.
+        // In drivers/net/virtio_net.c, where it looks for `virtqueue_dma_dev`: the frames cannot be
+        // mapped for a device that takes the guest's own addresses.
         if driver == "virtio_net" && answer.raw_os_error() == Some(libc::EINVAL) {
             write!(f, ": the device lacks VIRTIO_F_ACCESS_PLATFORM, QEMU's iommu_platform=on")?;
         }

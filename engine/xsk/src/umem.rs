@@ -79,8 +79,9 @@ impl Umem {
     pub(crate) fn bytes(&self, packet: &Packet) -> &[u8] {
         let (start, length) = self.locate(packet);
         // SAFETY: `start` is at most `self.length`, and from there on at least SLACK bytes are
-        // mapped, which no `length` exceeds; the mapping lives as long as `self`. The packet is the frame's only key, so that the kernel does not write to it
-        // (port.rs), and this side writes only through `bytes_mut`, which borrows all frames.
+        // mapped, which no `length` exceeds; the mapping lives as long as `self`. The packet is
+        // the frame's only key, so that the kernel does not write to it (port.rs), and this side
+        // writes only through `bytes_mut`, which borrows all frames.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), length) }
     }
 
