@@ -2,6 +2,7 @@
 
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
+use crate::plugin_cli::PluginCommand;
 use crate::service_name::{ServiceName, parse_server};
 use clap::{Args, Parser, Subcommand};
 use std::net::IpAddr;
@@ -36,6 +37,9 @@ pub enum Command {
     /// Add, change or remove a real server of the running director
     #[command(subcommand)]
     Server(ServerCommand),
+    /// Write, try and measure scheduler plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Print a config file that holds what was changed at run time
     Save(ApiArgs),
     /// Show direct routing on this machine, in network namespaces of its own

@@ -33,6 +33,7 @@ pub mod log;
 pub mod metrics;
 pub mod neighbors;
 pub mod netlink;
+pub mod plugin_cli;
 pub mod reload;
 pub mod run;
 pub mod schedulers;

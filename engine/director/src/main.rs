@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use director::cli::{Cli, Command};
+use director::plugin_cli::PluginCommand;
 use director::{commands, demo, run};
 use std::process::ExitCode;
 
@@ -11,10 +12,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Demo(arguments) => return demo::run(arguments),
-        other => execute(other),
+        Command::Plugin(command) => plugin(command),
+        other => execute(other).map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             for line in format!("{error:#}").lines() {
                 eprintln!("shunt: {line}");
@@ -34,9 +36,18 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Save(arguments) => ask(commands::save(arguments))?,
         Command::Completions { shell } => commands::completions(*shell)?,
         Command::Man { out } => commands::man(out.as_deref())?,
-        Command::Demo(_) => {}
+        Command::Demo(_) | Command::Plugin(_) => {}
     }
     Ok(())
+}
+
+fn plugin(command: &PluginCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        PluginCommand::New(arguments) => {
+            workbench::new_crate(arguments, &mut std::io::stdout())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs what speaks to a running director.

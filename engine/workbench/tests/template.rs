@@ -1,0 +1,6 @@
+//! The scheduler that `shunt plugin new` writes, compiled with this workspace's own SDK: what
+//! changes there and breaks it is seen here first.
+
+#[path = "../template/lib.rs"]
+#[allow(dead_code)]
+mod template;
