@@ -1,9 +1,10 @@
 //! The records that cross the WebAssembly boundary between shunt and its scheduler plugins.
 //!
-//! ABI version 1. A plugin is a core module without imports. It lays a [`Table`] and what the
-//! table points at out in its own linear memory; the host keeps the contents current and calls
-//! the plugin's exports. plugins/README.md describes the whole contract; the assertions below
-//! keep it true. All numbers are little-endian, as WebAssembly's are.
+//! ABI version 1. A plugin is a core module that imports nothing but what [`import`] names. It lays
+//! a [`Table`] and what the table points at out in its own linear memory; the host keeps the
+//! contents current and calls the plugin's exports. plugins/README.md describes the whole
+//! contract; the assertions below keep it true. All numbers are little-endian, as WebAssembly's
+//! are.
 
 #![no_std]
 
@@ -15,8 +16,18 @@ pub const ABI_VERSION: u32 = 1;
 /// The most slots that a table may have.
 pub const CAPACITY_MAX: usize = 1024;
 
-/// What `shunt_schedule` answers when no server will do. (Any negative number does.)
+/// What `shunt_schedule` answers when it declines: the flow gets the native fallback, and nothing
+/// has failed. Any other answer that is no slot is a failure.
 pub const NO_SERVER: i32 = -1;
+
+/// [`Changes::count`] when any server's connections may have changed.
+pub const CHANGES_ALL: u32 = u32::MAX;
+
+/// The most bytes that [`Table::params_capacity`] may give to parameters.
+pub const PARAMS_MAX: usize = 4096;
+
+/// Bytes of a line after which `log` cuts it.
+pub const LOG_LINE_MAX: usize = 200;
 
 /// Bit of [`Table::wants`]: [`Server::active`] and [`Server::inactive`] are kept current.
 pub const WANTS_LOAD: u32 = 1;
@@ -34,14 +45,41 @@ pub mod export {
     pub const SCHEDULE: &str = "shunt_schedule";
     /// `()`, optional: the servers or their weights have changed.
     pub const UPDATE: &str = "shunt_update";
+    /// `(length: i32) -> i32`, optional: so many bytes of parameters are at
+    /// [`Table::params`](crate::Table::params), a line `key=value\n` each, sorted by key. Answers 0
+    /// when it accepts them, the length of a sentence that it has put in their place when it
+    /// refuses them, or a negative number when it refuses them without a word.
+    pub const CONFIGURE: &str = "shunt_configure";
+    /// `() -> i32`, optional: writes what its successor should know to
+    /// [`Table::state`](crate::Table::state), first of all the u32 version of its format, and
+    /// answers how many bytes these are; 0 or less: nothing.
+    pub const SAVE: &str = "shunt_save";
+    /// `(length: i32) -> i32`, optional: so many bytes that its predecessor saved are at
+    /// [`Table::state`](crate::Table::state). Answers 0 when it has taken them over; otherwise it
+    /// is as if it had not been asked.
+    pub const RESTORE: &str = "shunt_restore";
+}
+
+/// Names of the functions that a plugin may import.
+pub mod import {
+    /// The module that all of them are in.
+    pub const MODULE: &str = "shunt";
+    /// `(address: i32, length: i32)`: a line of UTF-8 for the director's log.
+    pub const LOG: &str = "log";
+    /// `() -> i64`: milliseconds of the director's clock, which never goes back, as of this turn
+    /// of the worker. 0 on the control thread.
+    pub const NOW_MS: &str = "now_ms";
+    /// `() -> i64`: the next number of a generator that is seeded for this instance.
+    pub const RANDOM: &str = "random";
 }
 
 /// Name of the custom section that holds the plugin's version, as its author counts them: 1 to
 /// 64 printable ASCII characters. Optional.
 pub const VERSION_SECTION: &str = "shunt.version";
 
-/// What the plugin and the host tell each other. The plugin sets the fields up to `flow` before
-/// `shunt_init` returns, and the host reads them once, then. The other fields are the host's.
+/// What the plugin and the host tell each other. Before `shunt_init` returns, the plugin sets the
+/// fields up to `flow` and those from `params` on, where 0 means that it does without, and the host
+/// reads them once, then. The fields between are the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Table {
@@ -66,8 +104,31 @@ pub struct Table {
     pub worker: u32,
     /// Workers that serve the same virtual service.
     pub workers: u32,
+    /// Address of `params_capacity` bytes for parameters; 0 if the plugin takes none.
+    pub params: u32,
+    /// 1 to [`PARAMS_MAX`] with `params`.
+    pub params_capacity: u32,
+    /// Address of `state_capacity` bytes in which state is handed over; 0 if there is none.
+    pub state: u32,
+    /// 1 to what the director allows, with `state`.
+    pub state_capacity: u32,
+    /// Address of [`Changes`] with room for `capacity` slots; 0 if they are not wanted. Implies
+    /// [`WANTS_LOAD`].
+    pub changes: u32,
     /// 0.
-    pub reserved: [u32; 6],
+    pub reserved: u32,
+}
+
+/// Whose connections have changed since `shunt_schedule` last returned. In a table whose capacity
+/// is less than [`CAPACITY_MAX`], the slots end earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Changes {
+    /// Slots in the list; [`CHANGES_ALL`] after every change of the servers, and when the list has
+    /// no room. The host sets it to 0 when `shunt_schedule` has returned.
+    pub count: u32,
+    /// The slots, in no particular order.
+    pub slots: [u16; CAPACITY_MAX],
 }
 
 /// A real server. Its position is its slot: it keeps it for as long as it exists.
@@ -147,7 +208,8 @@ macro_rules! assert_layout {
 
 assert_layout!(
     Table, 64, abi_version at 0, wants at 4, capacity at 8, servers at 12, keys at 16, flow at 20,
-    count at 24, generation at 28, worker at 32, workers at 36, reserved at 40,
+    count at 24, generation at 28, worker at 32, workers at 36, params at 40,
+    params_capacity at 44, state at 48, state_capacity at 52, changes at 56, reserved at 60,
 );
 assert_layout!(
     Server, 32, weight at 0, active at 4, inactive at 8, reserved at 12, address at 16,
@@ -156,6 +218,7 @@ assert_layout!(
     Flow, 40, source at 0, destination at 16, source_port at 32, destination_port at 34,
     protocol at 36,
 );
+assert_layout!(Changes, 2052, count at 0, slots at 4);
 
 #[cfg(test)]
 mod tests {
