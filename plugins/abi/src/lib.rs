@@ -26,6 +26,12 @@ pub const CHANGES_ALL: u32 = u32::MAX;
 /// The most bytes that [`Table::params_capacity`] may give to parameters.
 pub const PARAMS_MAX: usize = 4096;
 
+/// The most bytes in a parameter's key, which are ASCII letters, digits, `_` and `-`.
+pub const PARAM_KEY_MAX: usize = 64;
+
+/// The most bytes in a parameter's value, which has no control characters.
+pub const PARAM_VALUE_MAX: usize = 256;
+
 /// Bytes of a line after which `log` cuts it.
 pub const LOG_LINE_MAX: usize = 200;
 
@@ -172,19 +178,24 @@ impl Server {
         self.weight > 0
     }
 
-    /// The load key of this server in `slot`: its connections as IPVS's least-connection scheduler
-    /// weighs them (`ip_vs_dest_conn_overhead` in the kernel's include/net/ip_vs.h: 256 for an
-    /// active one, 1 for an inactive one), times 1024, plus the slot. So the least of many keys
-    /// names the least loaded server, the first of several. Infinite when the server takes no new
-    /// flows.
+    /// The connections as IPVS's least-connection schedulers weigh them
+    /// (`ip_vs_dest_conn_overhead` in the kernel's include/net/ip_vs.h): 256 for an active one, 1
+    /// for an inactive one.
+    #[inline]
+    pub fn overhead(&self) -> u64 {
+        u64::from(self.active) * 256 + u64::from(self.inactive)
+    }
+
+    /// The load key of this server in `slot`: its [overhead](Server::overhead) times 1024, plus the
+    /// slot. So the least of many keys names the least loaded server, the first of several.
+    /// Infinite when the server takes no new flows.
     #[inline]
     pub fn load_key(&self, slot: usize) -> f64 {
         if !self.takes_new_flows() {
             return f64::INFINITY;
         }
-        let overhead = u64::from(self.active) * 256 + u64::from(self.inactive);
         // Below 2^52, so that the conversion is exact.
-        (overhead * CAPACITY_MAX as u64 + slot as u64) as f64
+        (self.overhead() * CAPACITY_MAX as u64 + slot as u64) as f64
     }
 }
 
@@ -195,6 +206,31 @@ pub fn slot_of_key(key: f64) -> Option<usize> {
     // would have to care for numbers out of range, and takes longer.
     const TWO_TO_52: f64 = (1u64 << 52) as f64;
     (key < TWO_TO_52).then(|| (key + TWO_TO_52).to_bits() as usize % CAPACITY_MAX)
+}
+
+/// The generator behind `random` (SplitMix64): any seed is good, and every number comes once in
+/// 2^64. It is here so that a scheduler's tests draw the numbers that the plugin will draw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    /// The generator of the instance that has this seed and works on this worker.
+    pub const fn new(seed: u64, worker: u32) -> Random {
+        // An odd factor, so that no two workers share a state.
+        Random { state: seed ^ (worker as u64).wrapping_mul(0xd134_2543_de82_ef95) }
+    }
+
+    /// The next number.
+    #[inline]
+    pub const fn draw(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = self.state;
+        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ (number >> 31)
+    }
 }
 
 macro_rules! assert_layout {
@@ -253,5 +289,17 @@ mod tests {
         assert_eq!(server(0, 0, 0).load_key(3), f64::INFINITY);
         assert_eq!(slot_of_key(f64::INFINITY), None);
         assert_eq!(slot_of_key(server(1, 0, 0).load_key(0)), Some(0));
+    }
+
+    #[test]
+    fn the_generator_draws_the_published_numbers() {
+        // The first numbers of SplitMix64 with the seed 1234567, as its reference code prints them.
+        let mut random = Random::new(1_234_567, 0);
+        let drawn = [random.draw(), random.draw(), random.draw()];
+        assert_eq!(
+            drawn,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
+        assert_ne!(Random::new(1_234_567, 1).draw(), drawn[0]);
     }
 }
