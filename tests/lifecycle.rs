@@ -98,7 +98,7 @@ fn twenty_reloads_under_load_break_no_established_flow() {
         director.reload(config).unwrap();
         wait_for_list(&director, &format!("reload {number} is in force"), |services| {
             let serving = services[0].servers.iter().filter(|server| server.state == "serving");
-            services[0].scheduler == wanted.scheduler
+            services[0].scheduler.to_string() == wanted.scheduler
                 && serving
                     .map(|server| (server.address, server.weight))
                     .eq(wanted.real_servers.iter().copied())

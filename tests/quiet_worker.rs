@@ -238,7 +238,7 @@ async fn live_through(supervisor: &mut Supervisor, topology: &Topology) {
                 let key = key(protocol, family);
                 supervisor
                     .change(|services| {
-                        services.set_scheduler(&key, scheduler)?;
+                        services.set_scheduler(&key, scheduler.parse().unwrap(), None)?;
                         services.set_weight(&key, server(1, family), 1 + turn)
                     })
                     .await

@@ -5,6 +5,7 @@ use dataplane::{Seeds, Worker, workers};
 use director::clock;
 use director::config::Config as DirectorConfig;
 use director::neighbors::{KernelState, Reach};
+use director::scheduler_name::stock_only;
 use director::schedulers::Schedulers;
 use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
 use lab::{Family, NIC, real_server_address, real_server_mac};
@@ -25,7 +26,7 @@ pub fn supervise(
     limits: Limits,
 ) -> Supervisor {
     let text = config.text("/unused".as_ref());
-    let config = DirectorConfig::parse(&text, plugin_host::STOCK).unwrap();
+    let config = DirectorConfig::parse(&text, &stock_only).unwrap();
     let schedulers = Schedulers::new(PluginHost::new(limits).unwrap(), seats.len(), 3);
     Supervisor::new(config, PathBuf::from("/unused"), vec![interface], seats, schedulers)
 }
@@ -34,7 +35,7 @@ pub fn supervise(
 /// Nothing has begun, nothing is attached.
 pub fn open(config: &lab::Config) -> (Supervisor, Vec<Worker<XskPort>>) {
     let text = config.text("/unused".as_ref());
-    let capacity = DirectorConfig::parse(&text, plugin_host::STOCK).unwrap().capacity;
+    let capacity = DirectorConfig::parse(&text, &stock_only).unwrap().capacity;
     let interface = xsk::open(&InterfaceOptions::new(NIC)).unwrap();
     let made = workers(interface.ports, capacity, Seeds([1, 2])).unwrap();
     let (made, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();

@@ -6,6 +6,7 @@
 use crate::clock;
 use crate::config_text;
 use crate::exposition;
+use crate::scheduler_name::{Params, SchedulerName, check_params};
 use crate::service_name::{ServiceName, parse_server, protocol_name};
 use crate::services::{Removal, ServicesError};
 use crate::supervisor::{ChangeError, Supervisor};
@@ -32,11 +33,12 @@ const FLOWS_PIECE: usize = 64 << 10;
 /// Pieces that wait for a slow reader, at most.
 const FLOWS_AHEAD: usize = 4;
 
-/// A body that changes a service's scheduler.
+/// A body that changes a service's scheduler, its parameters, or both.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SchedulerBody {
-    scheduler: String,
+    scheduler: Option<SchedulerName>,
+    params: Option<Params>,
 }
 
 /// A body that adds a real server.
@@ -192,8 +194,16 @@ async fn set_scheduler(
 ) -> Result<StatusCode, Refused> {
     let name = read_service(&name)?;
     let body: SchedulerBody = read(&body, "{\"scheduler\": \"rr\"}")?;
+    let SchedulerBody { scheduler, params } = body;
+    params.as_ref().map_or(Ok(()), check_params).map_err(Refused::bad)?;
     let mut supervisor = supervisor.lock().await;
-    supervisor.change(|services| services.set_scheduler(&name.0, &body.scheduler)).await?;
+    supervisor
+        .change(|services| match (scheduler, params) {
+            (Some(scheduler), params) => services.set_scheduler(&name.0, scheduler, params),
+            (None, Some(params)) => services.set_params(&name.0, params),
+            (None, None) => services.serving(&name.0),
+        })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

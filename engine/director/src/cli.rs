@@ -3,6 +3,7 @@
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
 use crate::plugin_cli::PluginCommand;
+use crate::scheduler_name::SchedulerName;
 use crate::service_name::{ServiceName, parse_server};
 use clap::{Args, Parser, Subcommand};
 use std::net::IpAddr;
@@ -99,7 +100,7 @@ pub enum ServiceCommand {
         service: ServiceName,
         /// Name of the new scheduler
         #[arg(long, value_name = "NAME")]
-        scheduler: String,
+        scheduler: SchedulerName,
         /// The director
         #[command(flatten)]
         api: ApiArgs,

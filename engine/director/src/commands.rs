@@ -4,6 +4,7 @@ use crate::cli::{ApiArgs, Cli, ListArgs, ServerArgs, ServerCommand, ServiceComma
 use crate::client::{ClientError, ask, ask_lines, path_part};
 use crate::config::Config;
 use crate::listing;
+use crate::scheduler_name::stock_only;
 use crate::views::FlowView;
 use clap::CommandFactory;
 use hyper::Method;
@@ -27,7 +28,7 @@ pub enum CommandError {
 
 /// `shunt check`.
 pub fn check(config: &Path) -> Result<(), CommandError> {
-    Config::read(config, plugin_host::STOCK)?;
+    Config::read(config, &stock_only)?;
     print(&format!("{}: ok\n", config.display()))
 }
 
@@ -76,7 +77,7 @@ async fn list_flows(socket: &Path, as_json: bool) -> Result<(), CommandError> {
 pub async fn service(command: &ServiceCommand) -> Result<(), CommandError> {
     let ServiceCommand::Set { service, scheduler, api: ApiArgs { api } } = command;
     let path = format!("/v1/services/{}/scheduler", path_part(&service.to_string()));
-    let body = json!({ "scheduler": scheduler }).to_string();
+    let body = json!({ "scheduler": scheduler.to_string() }).to_string();
     ask(api, Method::PUT, &path, body).await?;
     Ok(())
 }

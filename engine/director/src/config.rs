@@ -5,8 +5,10 @@
 //! mean and finds every problem at once. Both name line and column.
 
 use crate::config_check;
+use crate::scheduler_name::{Params, SchedulerName};
 use dataplane::{Capacity, ServiceKey, Settings};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -105,7 +107,9 @@ pub struct ServiceConfig {
     /// What clients address.
     pub key: ServiceKey,
     /// The name of its scheduler.
-    pub scheduler: String,
+    pub scheduler: SchedulerName,
+    /// What its scheduler is told.
+    pub params: Params,
     /// Its real servers.
     pub servers: Vec<ServerConfig>,
 }
@@ -128,6 +132,10 @@ pub struct Config {
     /// The virtual services.
     pub services: Vec<ServiceConfig>,
 }
+
+/// Says whether a service may use a scheduler, given the folder that the config names for what is
+/// kept (`state_dir`); else one sentence that says what there is.
+pub type Known<'a> = &'a dyn Fn(&Path, &SchedulerName) -> Result<(), String>;
 
 /// Something wrong with a config file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,16 +185,16 @@ impl fmt::Display for Listed<'_> {
 }
 
 impl Config {
-    /// Reads a config file. `schedulers` are the names that a service may use.
-    pub fn read(path: &Path, schedulers: &[&str]) -> Result<Config, ConfigError> {
+    /// Reads a config file. `known` judges the names of schedulers.
+    pub fn read(path: &Path, known: Known<'_>) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
-        Config::parse(&text, schedulers)
+        Config::parse(&text, known)
             .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
     }
 
     /// Reads the text of a config file, or says everything that is wrong with it.
-    pub fn parse(text: &str, schedulers: &[&str]) -> Result<Config, Vec<Problem>> {
+    pub fn parse(text: &str, known: Known<'_>) -> Result<Config, Vec<Problem>> {
         let written: Written = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
             let (line, column) = place(text, offset);
@@ -194,7 +202,7 @@ impl Config {
             let message = error.message().replace('\n', "; ");
             vec![Problem { line, column, message }]
         })?;
-        config_check::check(text, &written, schedulers)
+        config_check::check(text, &written, known)
     }
 }
 
@@ -281,6 +289,8 @@ pub(crate) struct WrittenService {
     pub address: Spanned<String>,
     pub protocol: Spanned<WrittenProtocol>,
     pub scheduler: Option<Spanned<String>>,
+    #[serde(default)]
+    pub scheduler_params: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
     #[serde(default)]
     pub real_server: Vec<WrittenServer>,
 }

@@ -2,19 +2,20 @@
 
 use crate::config::{
     API_SOCKET_DEFAULT, BusyPollConfig, Config, FLOWS_DEFAULT, FLOWS_V6_DEFAULT, InterfaceConfig,
-    METRICS_LISTEN_DEFAULT, METRICS_OFF, Problem, Queues, ServerConfig, ServiceConfig, Written,
-    WrittenBusyPoll, WrittenInterface, WrittenProtocol, WrittenServer, WrittenService,
+    Known, METRICS_LISTEN_DEFAULT, METRICS_OFF, Problem, Queues, ServerConfig, ServiceConfig,
+    Written, WrittenBusyPoll, WrittenInterface, WrittenProtocol, WrittenServer, WrittenService,
     WrittenTimeouts, WrittenUnknownFlow, place,
 };
+use crate::scheduler_name::{self, Params, SchedulerName};
 use crate::service_name::{ServiceName, parse_server, parse_vip};
 use dataplane::{
     Capacity, Protocol, SERVERS_MAX, SERVERS_PER_SERVICE_MAX, SERVICES_MAX, ServiceKey, Settings,
     Timeouts, UnknownFlow,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// Fewer flows than this would not fill one page of the table; more would need tens of gigabytes.
@@ -40,7 +41,7 @@ const SCHEDULER_DEFAULT: &str = "rr";
 pub(crate) fn check(
     text: &str,
     written: &Written,
-    schedulers: &[&str],
+    known: Known<'_>,
 ) -> Result<Config, Vec<Problem>> {
     let mut check = Check { text, problems: Vec::new() };
     let config = Config {
@@ -59,7 +60,7 @@ pub(crate) fn check(
         interfaces: check.interfaces(&written.interface),
         api_socket: check.api_socket(&written.api.socket),
         metrics_listen: check.metrics_listen(&written.metrics.listen),
-        services: check.services(&written.virtual_service, schedulers),
+        services: check.services(&written.virtual_service, known),
     };
     if check.problems.is_empty() {
         return Ok(config);
@@ -269,12 +270,13 @@ impl Check<'_> {
         address
     }
 
-    fn services(&mut self, written: &[WrittenService], schedulers: &[&str]) -> Vec<ServiceConfig> {
+    fn services(&mut self, written: &[WrittenService], known: Known<'_>) -> Vec<ServiceConfig> {
         let mut lines = HashMap::new();
         let mut services = Vec::new();
         for service in written {
             let offset = service.address.span().start;
-            let scheduler = self.scheduler(&service.scheduler, schedulers);
+            let scheduler = self.scheduler(&service.scheduler, known);
+            let params = self.params(&service.scheduler_params);
             let address = match parse_vip(service.address.get_ref()) {
                 Ok(address) => address,
                 Err(message) => {
@@ -292,7 +294,7 @@ impl Check<'_> {
                 self.problem(offset, format!("virtual service {} is already in line {first}: put their real servers into one", ServiceName(key)));
             }
             let servers = self.servers(key, &service.real_server);
-            services.push(ServiceConfig { key, scheduler, servers });
+            services.push(ServiceConfig { key, scheduler, params, servers });
         }
         let servers: usize = services.iter().map(|service| service.servers.len()).sum();
         if services.len() > SERVICES_MAX {
@@ -310,16 +312,53 @@ impl Check<'_> {
         services
     }
 
-    fn scheduler(&mut self, written: &Option<Spanned<String>>, schedulers: &[&str]) -> String {
-        let Some(written) = written else { return SCHEDULER_DEFAULT.to_owned() };
-        let name = written.get_ref();
-        if !schedulers.contains(&name.as_str()) {
-            self.problem(
-                written.span().start,
-                format!("unknown scheduler \"{name}\": write one of {}", schedulers.join(", ")),
-            );
+    fn scheduler(&mut self, written: &Option<Spanned<String>>, known: Known<'_>) -> SchedulerName {
+        let default = || SCHEDULER_DEFAULT.parse().expect("the default is a name");
+        let Some(written) = written else { return default() };
+        let state_dir = Path::new("/var/lib/shunt");
+        let judged = written
+            .get_ref()
+            .parse()
+            .and_then(|name: SchedulerName| known(state_dir, &name).map(|()| name));
+        judged.unwrap_or_else(|message| {
+            self.problem(written.span().start, message);
+            default()
+        })
+    }
+
+    /// Parameters: whatever is written plainly is told as text.
+    fn params(&mut self, written: &BTreeMap<Spanned<String>, Spanned<toml::Value>>) -> Params {
+        let mut params = Params::new();
+        for (key, value) in written {
+            let text = match value.get_ref() {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Boolean(flag) => flag.to_string(),
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => format!("{number:?}"),
+                _ => {
+                    let message = format!(
+                        "the parameter {} is a {}: write text, a number, true or false",
+                        key.get_ref(),
+                        value.get_ref().type_str()
+                    );
+                    self.problem(value.span().start, message);
+                    continue;
+                }
+            };
+            if let Err(message) = scheduler_name::check_param(key.get_ref(), &text) {
+                // A bad key is its own place; all else is the value's.
+                let bad_key = scheduler_name::check_param(key.get_ref(), "").is_err();
+                let span = if bad_key { key.span() } else { value.span() };
+                self.problem(span.start, message);
+            }
+            params.insert(key.get_ref().clone(), text);
         }
-        name.clone()
+        if let (Err(message), Some((first, _)), 0) =
+            (scheduler_name::check_params(&params), written.first_key_value(), self.problems.len())
+        {
+            self.problem(first.span().start, message);
+        }
+        params
     }
 
     fn servers(&mut self, key: ServiceKey, written: &[WrittenServer]) -> Vec<ServerConfig> {

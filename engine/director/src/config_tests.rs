@@ -1,8 +1,7 @@
 use crate::config::{BusyPollConfig, Config, Mode, Poll, Problem, Queues};
+use crate::scheduler_name::stock_only;
 use dataplane::{Protocol, Timeouts, UnknownFlow};
 use std::path::{Path, PathBuf};
-
-const SCHEDULERS: &[&str] = &["rr", "wrr", "lc"];
 
 const SMALL: &str = r#"
 [[interface]]
@@ -15,7 +14,7 @@ address = "172.17.100.1"
 "#;
 
 fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-    Config::parse(text, SCHEDULERS)
+    Config::parse(text, &stock_only)
 }
 
 /// `SMALL` with one line replaced or added after it.
@@ -27,7 +26,7 @@ fn problems_with(line: &str, replacement: &str) -> Vec<Problem> {
 #[test]
 fn the_commented_example_says_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/director.toml");
-    let example = Config::read(&path, SCHEDULERS).unwrap();
+    let example = Config::read(&path, &stock_only).unwrap();
     let mut small = parse(SMALL).unwrap();
     small.services[0].servers.push(example.services[0].servers[1]);
     assert_eq!(example, small);
@@ -63,7 +62,7 @@ fn defaults_are_those_that_are_documented() {
     assert_eq!(config.interfaces[0].busy_poll, None);
     assert_eq!(config.api_socket, PathBuf::from("/run/shunt/api.sock"));
     assert_eq!(config.metrics_listen, Some("127.0.0.1:9464".parse().unwrap()));
-    assert_eq!(config.services[0].scheduler, "rr");
+    assert_eq!(config.services[0].scheduler.to_string(), "rr");
     assert_eq!(config.services[0].servers[0].weight, 1);
 }
 
@@ -113,7 +112,7 @@ weight = 65535
     assert_eq!(first.busy_poll, Some(busy_poll));
     let service = &config.services[0];
     assert_eq!((service.key.port, service.key.protocol), (53, Protocol::Udp));
-    assert_eq!(service.scheduler, "lc");
+    assert_eq!(service.scheduler.to_string(), "lc");
     assert_eq!(service.servers[0].weight, 65_535);
     assert_eq!(
         parse(&SMALL.replacen('\n', "\nmetrics = { listen = \"off\" }\n", 1))
@@ -206,7 +205,7 @@ fn every_problem_is_found_and_they_come_in_the_order_of_the_file() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = Config::read(Path::new("/no/such/file.toml"), SCHEDULERS).unwrap_err().to_string();
+    let error = Config::read(Path::new("/no/such/file.toml"), &stock_only).unwrap_err().to_string();
     assert!(error.contains("/no/such/file.toml") && error.contains("--config"), "{error}");
 }
 
@@ -214,7 +213,7 @@ fn a_missing_file_is_named() {
 fn a_wrong_file_is_named_with_line_and_column() {
     let path = std::env::temp_dir().join(format!("shunt-config-{}.toml", std::process::id()));
     std::fs::write(&path, "flows = 1\nflows_v6 = 1\n").unwrap();
-    let error = Config::read(&path, SCHEDULERS).unwrap_err().to_string();
+    let error = Config::read(&path, &stock_only).unwrap_err().to_string();
     std::fs::remove_file(&path).unwrap();
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");

@@ -75,7 +75,13 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
         writeln!(text, "\n[[virtual_service]]{}", comment(service_mark(config, entry)))?;
         writeln!(text, "address = \"{address}\"")?;
         writeln!(text, "protocol = \"{}\"", protocol_name(entry.key.protocol))?;
-        writeln!(text, "scheduler = {}", quoted(&entry.scheduler))?;
+        writeln!(text, "scheduler = \"{}\"", entry.scheduler)?;
+        if !entry.params.is_empty() {
+            writeln!(text, "[virtual_service.scheduler_params]")?;
+        }
+        for (key, value) in &entry.params {
+            writeln!(text, "{key} = {}", quoted(value))?;
+        }
         let mut servers: Vec<_> = services.members(entry).map(|(_, server)| server).collect();
         servers.sort_by_key(|server| server.address);
         for server in servers.into_iter().filter(|server| server.state == ServerState::Serving) {
@@ -111,10 +117,10 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::reload;
+    use crate::scheduler_name::stock_only;
     use crate::services::Removal;
     use std::path::Path;
 
-    const SCHEDULERS: &[&str] = &["rr", "wrr", "lc"];
     const TEXT: &str = r#"
 poll = "busy"
 flows = 5000
@@ -154,27 +160,27 @@ protocol = "udp"
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/director.toml");
         let example = std::fs::read_to_string(example).unwrap();
         for text in [TEXT, &example] {
-            let config = Config::parse(text, SCHEDULERS).unwrap();
+            let config = Config::parse(text, &stock_only).unwrap();
             let written = write(&config, &in_force(&config));
-            assert_eq!(Config::parse(&written, SCHEDULERS), Ok(config), "{written}");
+            assert_eq!(Config::parse(&written, &stock_only), Ok(config), "{written}");
             assert!(!written.contains('#'), "{written}");
         }
     }
 
     #[test]
     fn changes_made_at_run_time_are_held_and_marked() {
-        let config = Config::parse(TEXT, SCHEDULERS).unwrap();
+        let config = Config::parse(TEXT, &stock_only).unwrap();
         let mut services = in_force(&config);
         let key = config.services[0].key;
         let rs = |host: u8| [172, 17, 100, host].into();
-        services.set_scheduler(&key, "lc").unwrap();
+        services.set_scheduler(&key, "lc".parse().unwrap(), None).unwrap();
         services.set_weight(&key, rs(1), 9).unwrap();
         services.remove_server(&key, rs(2), Removal::Drain).unwrap();
         services.add_server(&key, rs(3), Some(4)).unwrap();
         let written = write(&config, &services);
-        let saved = Config::parse(&written, SCHEDULERS).unwrap();
+        let saved = Config::parse(&written, &stock_only).unwrap();
         let service = saved.services.iter().find(|service| service.key == key).unwrap();
-        assert_eq!(service.scheduler, "lc");
+        assert_eq!(service.scheduler.to_string(), "lc");
         let weights: Vec<_> = service.servers.iter().map(|s| (s.address, s.weight)).collect();
         assert_eq!(weights, [(rs(1), 9), (rs(3), 4)]);
         for mark in [

@@ -101,7 +101,8 @@ fn services(sheet: &Sheet, supervisor: &Supervisor) {
         sheet.flag("shunt_service_removed", &[&name], service.removed);
         let benched = supervisor.schedulers().is_benched(index);
         sheet.flag("shunt_plugin_benched", &[&name], benched);
-        if let Some((plugin, _)) = supervisor.schedulers().plugins().get(service.scheduler.as_str())
+        if let Some((plugin, _)) =
+            supervisor.schedulers().plugins().get(service.scheduler.name.as_str())
         {
             let labels = [&name, plugin.name(), plugin.version(), plugin.digest()];
             sheet.gauge("shunt_service_scheduler_info", &labels, 1.0);

@@ -134,6 +134,7 @@ fn number(value: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler_name::Params;
 
     fn server(host: u8, weight: u16) -> ServerView {
         ServerView {
@@ -160,7 +161,8 @@ mod tests {
             flow_capacity: 4096,
             services: vec![ServiceView {
                 service: "tcp:172.17.100.100:80".parse().unwrap(),
-                scheduler: "rr".into(),
+                scheduler: "rr".parse().unwrap(),
+                params: Params::new(),
                 benched: false,
                 removed: false,
                 run_time: None,

@@ -2,6 +2,7 @@
 //! what was changed at run time stays.
 
 use crate::config::{Config, ServerConfig, ServiceConfig};
+use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{Removal, Services, ServicesError};
 use dataplane::{ServerState, ServiceKey};
@@ -14,8 +15,8 @@ pub enum Difference {
     NewService(ServiceConfig),
     /// A service that only the old file has.
     NoService(ServiceKey),
-    /// Another scheduler.
-    Scheduler(ServiceKey, String),
+    /// Another scheduler, or other parameters of it.
+    Scheduler(ServiceKey, SchedulerName, Params),
     /// A server that only the new file has.
     NewServer(ServiceKey, ServerConfig),
     /// A server that only the old file has.
@@ -47,8 +48,9 @@ fn find<'a>(services: &'a [ServiceConfig], key: &ServiceKey) -> Option<&'a Servi
 
 fn compare(old: &ServiceConfig, new: &ServiceConfig, differences: &mut Vec<Difference>) {
     let key = new.key;
-    if old.scheduler != new.scheduler {
-        differences.push(Difference::Scheduler(key, new.scheduler.clone()));
+    if (&old.scheduler, &old.params) != (&new.scheduler, &new.params) {
+        let (scheduler, params) = (new.scheduler.clone(), new.params.clone());
+        differences.push(Difference::Scheduler(key, scheduler, params));
     }
     let in_file = |servers: &[ServerConfig], address| {
         servers.iter().find(|server| server.address == address).copied()
@@ -93,11 +95,12 @@ fn apply_one(
 ) -> Result<(), ServicesError> {
     match difference {
         Difference::NewService(service) => {
-            let ServiceConfig { key, scheduler, servers } = service;
+            let ServiceConfig { key, scheduler, params, servers } = service;
+            let (scheduler, params) = (scheduler.clone(), params.clone());
             if services.serving(key).is_ok() {
-                services.set_scheduler(key, scheduler)?;
+                services.set_scheduler(key, scheduler, Some(params))?;
             } else {
-                services.add_service(*key, scheduler)?;
+                services.add_service(*key, scheduler, params)?;
             }
             for server in servers {
                 put_server(services, key, server)?;
@@ -105,8 +108,9 @@ fn apply_one(
             Ok(())
         }
         Difference::NoService(key) => ignore_missing(services.remove_service(key)),
-        Difference::Scheduler(key, scheduler) => {
-            ignore_missing(services.set_scheduler(key, scheduler).map(|_| ()))
+        Difference::Scheduler(key, scheduler, params) => {
+            let (scheduler, params) = (scheduler.clone(), params.clone());
+            ignore_missing(services.set_scheduler(key, scheduler, Some(params)).map(|_| ()))
         }
         Difference::NewServer(key, server) => put_server(services, key, server),
         Difference::NoServer(key, address) => {
@@ -185,16 +189,18 @@ mod tests {
     fn file() -> impl Strategy<Value = Vec<ServiceConfig>> {
         let server = (1..6u8, 0..4u16);
         let servers = prop::collection::btree_map(1..6u8, server, 0..5);
-        let service = (prop::sample::select(vec!["rr", "wrr", "lc"]), servers);
+        let param = prop::collection::btree_map("[a-c]", "[0-2]", 0..3);
+        let service = (prop::sample::select(vec!["rr", "wrr", "lc", "rr@0"]), param, servers);
         prop::collection::btree_map(80..84u16, service, 0..4).prop_map(|services| {
-            let make = |(port, (scheduler, servers)): (u16, (&str, _))| {
+            let make = |(port, (scheduler, params, servers)): (u16, (&str, Params, _))| {
                 let servers: std::collections::BTreeMap<u8, (u8, u16)> = servers;
                 let server = |(host, (_, weight))| ServerConfig {
                     address: [172, 17, 100, host].into(),
                     weight,
                 };
                 let servers = servers.into_iter().map(server).collect();
-                ServiceConfig { key: key(port), scheduler: scheduler.to_owned(), servers }
+                let scheduler = scheduler.parse().unwrap();
+                ServiceConfig { key: key(port), scheduler, params, servers }
             };
             services.into_iter().map(make).collect()
         })
@@ -212,7 +218,8 @@ mod tests {
                     .map(|(_, s)| ServerConfig { address: s.address, weight: s.weight })
                     .collect();
                 servers.sort_by_key(|server| server.address);
-                ServiceConfig { key: service.key, scheduler: service.scheduler.clone(), servers }
+                let (scheduler, params) = (service.scheduler.clone(), service.params.clone());
+                ServiceConfig { key: service.key, scheduler, params, servers }
             })
             .collect();
         all.sort_by_key(|service| service.key);
@@ -251,7 +258,8 @@ mod tests {
                 let _ = services.add_server(&service.key, [172, 17, 100, 9].into(), Some(weight));
                 let _ = services.set_weight(&service.key, [172, 17, 100, 1].into(), weight);
                 let _ = services.remove_server(&service.key, [172, 17, 100, 2].into(), Removal::Drain);
-                let _ = services.set_scheduler(&service.key, "lc");
+                let params = Params::from([("a".into(), "9".into())]);
+                let _ = services.set_scheduler(&service.key, "lc".parse().unwrap(), Some(params));
             }
             let before = services.clone();
             follow(&mut services, &file, &file);
@@ -263,7 +271,8 @@ mod tests {
     fn a_file_that_catches_up_with_the_run_time_has_nothing_to_do() {
         let service = |servers: &[(u8, u16)]| ServiceConfig {
             key: key(80),
-            scheduler: "rr".into(),
+            scheduler: "rr".parse().unwrap(),
+            params: Params::new(),
             servers: servers
                 .iter()
                 .map(|&(host, weight)| ServerConfig {
@@ -286,7 +295,8 @@ mod tests {
     fn a_weight_for_a_server_that_was_removed_at_run_time_is_remarked_upon() {
         let service = |weight| ServiceConfig {
             key: key(80),
-            scheduler: "rr".into(),
+            scheduler: "rr".parse().unwrap(),
+            params: Params::new(),
             servers: vec![ServerConfig { address: [172, 17, 100, 1].into(), weight }],
         };
         let mut services = Services::default();

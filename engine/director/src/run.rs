@@ -8,6 +8,7 @@ use crate::config::{Config, ConfigError, Mode, Queues};
 use crate::cores::{self, CoresError, Demand};
 use crate::listen::{self, ApiSocket, ListenError};
 use crate::netlink::Gone;
+use crate::scheduler_name::stock_only;
 use crate::schedulers::Schedulers;
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, ServedInterface, Supervisor, WorkerSeat};
@@ -94,7 +95,7 @@ fn system(doing: &'static str) -> impl Fn(io::Error) -> RunError {
 
 /// Runs the director until it is told to end.
 pub fn run(config_path: &Path) -> Result<(), RunError> {
-    let config = Config::read(config_path, plugin_host::STOCK)?;
+    let config = Config::read(config_path, &stock_only)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

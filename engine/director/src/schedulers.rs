@@ -87,10 +87,14 @@ impl Schedulers {
             ended: Vec::new(),
         };
         for (index, service) in services.services() {
-            if self.in_use.get(&index).is_some_and(|used| used.plugin.name() == service.scheduler) {
+            if self
+                .in_use
+                .get(&index)
+                .is_some_and(|used| used.plugin.name() == service.scheduler.name.as_str())
+            {
                 continue;
             }
-            let plugin = self.host.stock(&service.scheduler)?;
+            let plugin = self.host.stock(service.scheduler.name.as_str())?;
             let mut watched = Vec::new();
             for (worker, changes) in (0u32..).zip(&mut prepared.changes) {
                 let placement = Placement { worker, workers: self.workers, seed: self.seed };

@@ -5,6 +5,7 @@
 //! index up only after two checks in a row have found no flow of it.
 
 use crate::config_check::check_member;
+use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use dataplane::{
     SERVERS_MAX, SERVERS_PER_SERVICE_MAX, SERVICES_MAX, ServerIndex, ServerState, ServiceIndex,
@@ -23,7 +24,9 @@ pub struct ServiceEntry {
     /// What clients address.
     pub key: ServiceKey,
     /// The name of its scheduler.
-    pub scheduler: String,
+    pub scheduler: SchedulerName,
+    /// What its scheduler is told.
+    pub params: Params,
     /// Removed: it keeps its flows and takes no new ones.
     pub removed: bool,
     /// By slot, its servers, those removed included.
@@ -205,7 +208,8 @@ impl Services {
     pub fn add_service(
         &mut self,
         key: ServiceKey,
-        scheduler: &str,
+        scheduler: SchedulerName,
+        params: Params,
     ) -> Result<ServiceIndex, ServicesError> {
         if let Some(index) = self.find(&key) {
             let entry = self.service_mut(index);
@@ -213,13 +217,13 @@ impl Services {
                 return Err(ServicesError::ServiceExists { service: ServiceName(key) });
             }
             entry.removed = false;
-            entry.scheduler = scheduler.to_owned();
+            entry.scheduler = scheduler;
+            entry.params = params;
             return Ok(index);
         }
         let position = free_position(&self.services, SERVICES_MAX)
             .ok_or(ServicesError::Full { what: "virtual service", limit: SERVICES_MAX })?;
-        let entry =
-            ServiceEntry { key, scheduler: scheduler.to_owned(), removed: false, slots: vec![] };
+        let entry = ServiceEntry { key, scheduler, params, removed: false, slots: vec![] };
         place(&mut self.services, position, entry);
         let index = ServiceIndex(position as u16);
         self.by_key.insert(key, index);
@@ -239,14 +243,35 @@ impl Services {
         Ok(())
     }
 
-    /// Gives a virtual service another scheduler.
+    /// Gives a virtual service another scheduler, and `params` instead of the parameters that it
+    /// has. Without `params` another version of the same plugin keeps them; another plugin, which
+    /// would not know them, starts with none.
     pub fn set_scheduler(
         &mut self,
         key: &ServiceKey,
-        scheduler: &str,
+        scheduler: SchedulerName,
+        params: Option<Params>,
     ) -> Result<ServiceIndex, ServicesError> {
         let index = self.serving(key)?;
-        self.service_mut(index).scheduler = scheduler.to_owned();
+        let entry = self.service_mut(index);
+        let kept = if entry.scheduler.name == scheduler.name {
+            std::mem::take(&mut entry.params)
+        } else {
+            Params::new()
+        };
+        entry.params = params.unwrap_or(kept);
+        entry.scheduler = scheduler;
+        Ok(index)
+    }
+
+    /// Gives a virtual service's scheduler `params` instead of the parameters that it has.
+    pub fn set_params(
+        &mut self,
+        key: &ServiceKey,
+        params: Params,
+    ) -> Result<ServiceIndex, ServicesError> {
+        let index = self.serving(key)?;
+        self.service_mut(index).params = params;
         Ok(index)
     }
 

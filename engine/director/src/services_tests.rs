@@ -9,13 +9,17 @@ fn key(port: u16) -> ServiceKey {
     ServiceKey { address: [172, 17, 100, 100].into(), port, protocol: Protocol::Tcp }
 }
 
+fn name(text: &str) -> SchedulerName {
+    text.parse().unwrap()
+}
+
 fn rs(host: u8) -> IpAddr {
     [172, 17, 100, host].into()
 }
 
 fn one_service() -> Services {
     let mut services = Services::default();
-    services.add_service(key(80), "rr").unwrap();
+    services.add_service(key(80), name("rr"), Params::new()).unwrap();
     services.add_server(&key(80), rs(1), None).unwrap();
     services.add_server(&key(80), rs(2), Some(3)).unwrap();
     services
@@ -35,6 +39,33 @@ fn a_removed_server_keeps_its_index_until_two_checks_find_no_flow() {
     assert_eq!(services.server(ServerIndex(0)), None);
     assert_eq!(services.server(ServerIndex(1)).unwrap().slot, 1, "the others keep their slots");
     assert_eq!(services.add_server(&key(80), rs(9), None), Ok(ServerIndex(0)));
+}
+
+#[test]
+fn another_version_keeps_the_parameters_and_another_plugin_starts_with_none() {
+    let param = |value: &str| Params::from([("k".to_owned(), value.to_owned())]);
+    let mut services = Services::default();
+    let index = services.add_service(key(80), name("my"), param("1")).unwrap();
+    for (scheduler, given, expected) in [
+        ("my@2", None, param("1")),
+        ("my", None, param("1")),
+        ("my", Some(param("2")), param("2")),
+        ("my@1", Some(Params::new()), Params::new()),
+        ("my", Some(param("3")), param("3")),
+        ("mine", None, Params::new()),
+        ("my", Some(param("4")), param("4")),
+    ] {
+        services.set_scheduler(&key(80), name(scheduler), given).unwrap();
+        let entry = services.service(index).unwrap();
+        assert_eq!((&entry.scheduler, &entry.params), (&name(scheduler), &expected));
+    }
+    services.set_params(&key(80), param("5")).unwrap();
+    let entry = services.service(index).unwrap();
+    assert_eq!((&entry.scheduler, &entry.params), (&name("my"), &param("5")));
+    services.remove_service(&key(80)).unwrap();
+    services.add_service(key(80), name("rr"), param("6")).unwrap();
+    assert_eq!(services.service(index).unwrap().params, param("6"));
+    assert!(services.set_params(&key(81), param("7")).is_err());
 }
 
 #[test]
@@ -83,9 +114,9 @@ fn a_removed_service_drains_and_comes_back_with_its_flows() {
     let freed = services.free_idle(|index| index == ServerIndex(0));
     assert_eq!(freed, Freed { services: vec![], servers: vec![ServerIndex(1)] });
 
-    assert_eq!(services.add_service(key(80), "lc"), Ok(ServiceIndex(0)));
+    assert_eq!(services.add_service(key(80), name("lc"), Params::new()), Ok(ServiceIndex(0)));
     assert_eq!(services.add_server(&key(80), rs(1), None), Ok(ServerIndex(0)));
-    assert_eq!(services.service(ServiceIndex(0)).unwrap().scheduler, "lc");
+    assert_eq!(services.service(ServiceIndex(0)).unwrap().scheduler, name("lc"));
 
     services.remove_service(&key(80)).unwrap();
     services.free_idle(|_| false);
@@ -99,9 +130,9 @@ fn refusals_name_what_there_is_and_change_nothing() {
     let mut services = one_service();
     let before = services.clone();
     for (refused, expected) in [
-        (services.add_service(key(80), "rr").map(|_| ()), "exists already"),
+        (services.add_service(key(80), name("rr"), Params::new()).map(|_| ()), "exists already"),
         (services.remove_service(&key(81)), "there is only tcp:172.17.100.100:80"),
-        (services.set_scheduler(&key(81), "rr").map(|_| ()), "no virtual service"),
+        (services.set_scheduler(&key(81), name("rr"), None).map(|_| ()), "no virtual service"),
         (services.add_server(&key(80), rs(1), None).map(|_| ()), "shunt server set"),
         (services.add_server(&key(80), rs(100), None).map(|_| ()), "is the VIP itself"),
         (
@@ -168,7 +199,7 @@ type Flow = (ServerIndex, ServiceKey, IpAddr);
 fn play(services: &mut Services, wanted: &mut Wanted, flows: &mut Vec<Flow>, step: Step) {
     match step {
         Step::AddService(port) => {
-            let added = services.add_service(key(port), "rr").is_ok();
+            let added = services.add_service(key(port), name("rr"), Params::new()).is_ok();
             assert_eq!(added, !wanted.contains_key(&key(port)));
             wanted.entry(key(port)).or_default();
         }

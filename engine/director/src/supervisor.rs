@@ -8,6 +8,7 @@
 use crate::config::{Config, ConfigError, ServiceConfig};
 use crate::neighbors::Neighbors;
 use crate::reload;
+use crate::scheduler_name::stock_only;
 use crate::schedulers::{Changes, Schedulers};
 use crate::services::{Freed, Services, ServicesError};
 use crate::tables::TableMaker;
@@ -230,7 +231,7 @@ impl Supervisor {
     /// Reads the config file anew and applies what is different. Returns what an operator should
     /// hear about it.
     pub async fn read_config_anew(&mut self) -> Result<Vec<String>, ReloadError> {
-        let result = match Config::read(&self.config_path, plugin_host::STOCK) {
+        let result = match Config::read(&self.config_path, &stock_only) {
             Ok(config) => self.reload(config).await.map_err(ReloadError::from),
             Err(error) => Err(error.into()),
         };

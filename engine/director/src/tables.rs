@@ -109,6 +109,7 @@ fn server(entry: &ServerEntry, neighbor: Option<Neighbor>) -> Server {
 mod tests {
     use super::*;
     use crate::neighbors::{KernelState, Reach};
+    use crate::scheduler_name::Params;
     use crate::services::Removal;
     use dataplane::{Protocol, ServiceKey};
 
@@ -126,7 +127,7 @@ mod tests {
     /// Two servers on interface 0, both resolved.
     fn two_servers() -> (Services, Neighbors) {
         let (mut services, mut neighbors) = (Services::default(), Neighbors::default());
-        services.add_service(key(), "rr").unwrap();
+        services.add_service(key(), "rr".parse().unwrap(), Params::new()).unwrap();
         neighbors.want([rs(1), rs(2)]);
         for host in [1, 2] {
             services.add_server(&key(), rs(host), Some(u16::from(host))).unwrap();
@@ -177,7 +178,7 @@ mod tests {
     fn a_service_whose_candidates_are_as_before_keeps_its_version() {
         let (mut services, neighbors) = two_servers();
         let other = ServiceKey { port: 81, ..key() };
-        services.add_service(other, "rr").unwrap();
+        services.add_service(other, "rr".parse().unwrap(), Params::new()).unwrap();
         services.add_server(&other, rs(1), None).unwrap();
         let mut maker = TableMaker::default();
         let version =

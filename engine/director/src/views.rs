@@ -1,6 +1,7 @@
 //! What the API answers, as both its ends know it.
 
 use crate::config::{Config, ServiceConfig};
+use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{ServerEntry, ServiceEntry};
 use crate::supervisor::Supervisor;
@@ -41,7 +42,10 @@ pub struct ServiceView {
     /// Its name.
     pub service: ServiceName,
     /// The name of its scheduler.
-    pub scheduler: String,
+    pub scheduler: SchedulerName,
+    /// What its scheduler is told.
+    #[serde(default, skip_serializing_if = "Params::is_empty")]
+    pub params: Params,
     /// The scheduler used up its fuel and is no longer asked.
     pub benched: bool,
     /// Removed: no new flows.
@@ -167,6 +171,7 @@ pub fn services(supervisor: &Supervisor) -> ServicesView {
             ServiceView {
                 service: ServiceName(entry.key),
                 scheduler: entry.scheduler.clone(),
+                params: entry.params.clone(),
                 benched: supervisor.schedulers().is_benched(index),
                 removed: entry.removed,
                 run_time: service_mark(&supervisor.config, entry),
@@ -255,8 +260,24 @@ pub fn service_mark(config: &Config, service: &ServiceEntry) -> Option<String> {
         Some(written) if written.scheduler != service.scheduler => {
             Some(format!("scheduler set at run time; the config has {}", written.scheduler))
         }
+        Some(written) if written.params != service.params => {
+            let params = match &written.params {
+                none if none.is_empty() => "none".to_owned(),
+                some => params_text(some),
+            };
+            Some(format!("parameters set at run time; the config has {params}"))
+        }
         Some(_) => None,
     }
+}
+
+/// Parameters as listings show them: `mh-port,size=5`, as ipvsadm does with a scheduler's flags.
+pub fn params_text(params: &Params) -> String {
+    let text = |(key, value): (&String, &String)| match value.as_str() {
+        "true" => key.clone(),
+        value => format!("{key}={value}"),
+    };
+    params.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 /// What a server has that its entry in the config file does not say.

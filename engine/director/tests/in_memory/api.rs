@@ -73,7 +73,7 @@ fn a_body_without_end_is_refused() {
     let _ = std::io::Read::read_to_end(&mut connection, &mut answer);
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert_eq!(world.service().scheduler, "rr");
+    assert_eq!(world.service().scheduler.to_string(), "rr");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn another_scheduler_moves_no_flow() {
     for scheduler in ["wrr", "lc", "rr"] {
         let body = format!("{{\"scheduler\": \"{scheduler}\"}}");
         world.ask("PUT", &path("/scheduler"), &body).unwrap();
-        assert_eq!(world.service().scheduler, scheduler);
+        assert_eq!(world.service().scheduler.to_string(), scheduler);
         for (number, server) in (0..20).zip(&before) {
             assert_eq!(world.send((number % 2) as usize, &tcp_of(number, "A")), *server);
         }
@@ -153,7 +153,7 @@ fn a_reload_applies_the_difference_and_breaks_no_flow() {
     assert_eq!(world.reload(WITHOUT_1_WITH_3), [] as [String; 0]);
     world.resolve(3);
     let service = world.service();
-    assert_eq!((service.scheduler.as_str(), service.run_time), ("wrr", None));
+    assert_eq!((service.scheduler.to_string().as_str(), service.run_time), ("wrr", None));
     assert_eq!(world.server(1).unwrap().state, "removed");
     assert_eq!(world.server(2).unwrap().weight, 3);
     for (number, server) in (0..10).zip(&before) {
@@ -197,7 +197,7 @@ fn a_reload_leaves_alone_what_was_changed_at_run_time() {
 
     world.reload(&CONFIG.replace("flows_v6 = 1100", "flows_v6 = 1100\ntimeouts = { udp = 9 }"));
     assert_eq!(marks(&world), before);
-    assert_eq!(world.service().scheduler, "lc");
+    assert_eq!(world.service().scheduler.to_string(), "lc");
 
     // What the file now says too is no longer marked.
     let added = "[[virtual_service.real_server]]\naddress = \"172.17.100.8\"\nweight = 8\n";

@@ -2,6 +2,7 @@
 
 use crate::world::{SERVICE, World};
 use director::config::Config;
+use director::scheduler_name::stock_only;
 use director::views::{FlowView, ServicesView};
 use std::process::{Command, Output};
 
@@ -89,7 +90,7 @@ fn servers_and_schedulers_are_changed_and_marked() {
     }
 
     let saved = done(&world.shunt("save"));
-    let config = Config::parse(&saved, plugin_host::STOCK).unwrap();
+    let config = Config::parse(&saved, &stock_only).unwrap();
     let servers: Vec<_> = config.services[0]
         .servers
         .iter()

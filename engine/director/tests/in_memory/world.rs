@@ -5,6 +5,7 @@ use dataplane::{DropReason, Handle, Seeds, Worker};
 use director::config::Config;
 use director::listen::{self, SocketFile};
 use director::neighbors::{KernelState, Reach};
+use director::scheduler_name::stock_only;
 use director::schedulers::Schedulers;
 use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
 use director::views::{FlowView, ServerView, ServiceView, ServicesView};
@@ -80,7 +81,7 @@ impl World {
         let socket = folder.join("api.sock");
         let config_path = folder.join("director.toml");
         std::fs::write(&config_path, config).unwrap();
-        let config = Config::parse(config, plugin_host::STOCK).unwrap();
+        let config = Config::parse(config, &stock_only).unwrap();
 
         let ports = (0..2).map(|_| MemoryPort::new(DIRECTOR_MAC, FRAMES)).collect();
         let made = dataplane::workers(ports, config.capacity, Seeds([1, 2])).unwrap();
