@@ -1,6 +1,6 @@
 //! The engine, and plugins from bytes.
 
-use crate::{Error, Limits, Plugin};
+use crate::{About, Error, Limits, Plugin};
 use std::sync::{Arc, OnceLock};
 use wasmtime::{Config, Engine, OptLevel};
 
@@ -43,16 +43,29 @@ impl PluginHost {
 
     /// The stock plugin of this name, compiled when first asked for.
     pub fn stock(&self, name: &str) -> Result<Plugin, Error> {
-        let index = STOCK
-            .iter()
-            .position(|&stock| stock == name)
-            .ok_or_else(|| Error::UnknownStock { name: name.to_owned() })?;
+        let index = stock_index(name)?;
         if let Some(plugin) = self.stock[index].get() {
             return Ok(plugin.clone());
         }
         let plugin = self.load(name, STOCK_FILES[index])?;
         Ok(self.stock[index].get_or_init(|| plugin).clone())
     }
+
+    /// What is known of the stock plugin of this name without compiling it.
+    pub fn about_stock(&self, name: &str) -> Result<About, Error> {
+        let file = STOCK_FILES[stock_index(name)?];
+        // The operator's limit is for uploads.
+        let limits = Limits { file_size: usize::MAX, ..self.limits };
+        About::of(file, &limits)
+            .map_err(|refusal| Error::Refused { plugin: name.to_owned(), refusal })
+    }
+}
+
+fn stock_index(name: &str) -> Result<usize, Error> {
+    STOCK
+        .iter()
+        .position(|&stock| stock == name)
+        .ok_or_else(|| Error::UnknownStock { name: name.to_owned() })
 }
 
 /// Prepares the calling thread for plugin calls, so that the first one has nothing to set up.

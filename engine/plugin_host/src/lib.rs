@@ -27,4 +27,4 @@ pub use error::{Error, Refusal};
 pub use host::{PluginHost, STOCK, prepare_worker_thread};
 pub use latency::{Latency, LatencyCounts};
 pub use limits::Limits;
-pub use plugin::{Placement, Plugin, Prepared};
+pub use plugin::{About, Placement, Plugin, Prepared};

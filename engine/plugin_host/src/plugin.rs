@@ -67,8 +67,7 @@ impl Plugin {
         let running = Running::start(engine, &module, &facts, &limits, trial)
             .map_err(|failed| failed.of(name))?;
         let capacity = running.layout.capacity;
-        let digest =
-            Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let digest = digest(wasm);
         let inner = Inner {
             engine: engine.clone(),
             module,
@@ -93,6 +92,11 @@ impl Plugin {
     /// digits of the digest.
     pub fn version(&self) -> &str {
         &self.inner.version
+    }
+
+    /// The version that its author gave it, if any.
+    pub fn label(&self) -> Option<&str> {
+        self.inner.facts.version.as_deref()
     }
 
     /// SHA-256 of the file, in hexadecimal.
@@ -136,6 +140,28 @@ impl Plugin {
         let scheduler = WasmScheduler::new(running, limits, latency.clone());
         Ok((Box::new(scheduler), latency))
     }
+}
+
+/// What is known of a module without compiling it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// The version that its author gave it.
+    pub label: Option<String>,
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// Size of the file in bytes.
+    pub size: usize,
+}
+
+impl About {
+    pub(crate) fn of(wasm: &[u8], limits: &Limits) -> Result<About, Refusal> {
+        let label = check(wasm, limits)?.version;
+        Ok(About { label, digest: digest(wasm), size: wasm.len() })
+    }
+}
+
+fn digest(wasm: &[u8]) -> String {
+    Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Debug for Plugin {

@@ -161,3 +161,15 @@ fn the_fullest_tables_take_little_fuel() {
         }
     }
 }
+
+#[test]
+fn what_is_known_without_compiling_is_what_is_known_afterwards() {
+    let host = PluginHost::new(Limits::default()).unwrap();
+    for name in STOCK {
+        let plugin = host.stock(name).unwrap();
+        let about = host.about_stock(name).unwrap();
+        assert_eq!(about.label.as_deref(), plugin.label());
+        assert_eq!((about.digest.as_str(), about.size), (plugin.digest(), plugin.size()));
+    }
+    assert!(host.about_stock("nobody").unwrap_err().to_string().contains("nobody"));
+}
