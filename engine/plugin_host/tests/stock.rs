@@ -32,8 +32,8 @@ fn play(scheduler: &mut dyn Scheduler, history: &[Event]) -> Vec<Option<usize>> 
             &Event::Load { slot, active, inactive } if slot < slots => {
                 scheduler.load_changed(slot, Load { active, inactive });
             }
-            Event::Load { .. } => {}
             Event::Choose => choices.push(scheduler.choose(&FLOW).ok()),
+            _ => {}
         }
     }
     choices

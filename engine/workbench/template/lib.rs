@@ -15,7 +15,7 @@ pub struct TwoOfAClient;
 impl Scheduler for TwoOfAClient {
     // What the host keeps current for us. It costs time with each new flow, so ask for what you
     // read only: `Needs::NOTHING` leaves the servers' addresses and weights.
-    const NEEDS: Needs = Needs { load: true, flow: true };
+    const NEEDS: Needs = Needs::LOAD.and(Needs::FLOW);
 
     // Runs once. `placement` says which worker this is, of how many, and has a seed for random
     // choices. Memory does not grow later, so whoever allocates does it here.

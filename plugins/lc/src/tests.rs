@@ -82,6 +82,7 @@ fn model(history: &[Event]) -> Vec<Option<usize>> {
                 }
                 choices.push(least.map(|(slot, _)| slot));
             }
+            _ => {}
         }
     }
     choices

@@ -66,7 +66,6 @@ fn model(history: &[Event], worker: usize) -> Vec<Option<usize>> {
             Event::Weights(weights) => {
                 available = (0..weights.len()).filter(|&slot| weights[slot] > 0).collect();
             }
-            Event::Load { .. } => {}
             Event::Choose => {
                 let choice = match last {
                     Some(last) => available.iter().min_by_key(|&&slot| (slot <= last, slot)),
@@ -75,6 +74,7 @@ fn model(history: &[Event], worker: usize) -> Vec<Option<usize>> {
                 choices.push(choice.copied());
                 last = choice.copied().or(last);
             }
+            _ => {}
         }
     }
     choices

@@ -17,6 +17,8 @@ pub struct Servers<'a> {
     records: &'a [Server],
     /// As long as the plugin's capacity; empty unless [`Needs::load`](crate::Needs::load).
     keys: &'a [f64],
+    /// `None` unless [`Needs::cost`](crate::Needs::cost).
+    least_cost: Option<Option<usize>>,
 }
 
 impl Deref for Servers<'_> {
@@ -32,7 +34,13 @@ impl<'a> Servers<'a> {
     #[doc(hidden)]
     #[inline]
     pub fn new(records: &'a [Server], keys: &'a [f64]) -> Servers<'a> {
-        Servers { records, keys }
+        Servers { records, keys, least_cost: None }
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn with_least_cost(self, slot: Option<usize>) -> Servers<'a> {
+        Servers { least_cost: Some(slot), ..self }
     }
 
     /// The first slot from `from` on, and then from 0 on, whose server takes new flows. `None`
@@ -78,6 +86,19 @@ impl<'a> Servers<'a> {
     pub fn least_connections(self) -> Option<usize> {
         debug_assert!(!self.keys.is_empty(), "say `const NEEDS: Needs = Needs::LOAD`");
         slot_of_key(least(self.keys, self.records.len()))
+    }
+
+    /// The slot of the server with the least [`cost`](crate::Scheduler::cost) of those that take
+    /// new flows; the first of several. `None` when there is none whose cost is less than infinite,
+    /// or without [`Needs::cost`](crate::Needs::cost). It is known in
+    /// [`choose`](crate::Scheduler::choose) only; elsewhere it is `None`.
+    ///
+    /// Costs are asked for when connections have changed, and kept in an order from which the least
+    /// can be read: no loop over the servers.
+    #[inline]
+    pub fn least_cost(self) -> Option<usize> {
+        debug_assert!(self.least_cost.is_some(), "say `const NEEDS: Needs = Needs::COST`");
+        self.least_cost.flatten()
     }
 }
 
@@ -153,6 +174,12 @@ mod tests {
                 assert_eq!(Servers::new(&records, &keys).least_connections(), Some(slot));
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "const NEEDS: Needs = Needs::COST")]
+    fn costs_that_were_not_asked_for() {
+        Servers::new(&records(&[1]), &[]).least_cost();
     }
 
     #[test]

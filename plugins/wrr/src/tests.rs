@@ -92,12 +92,12 @@ fn model(history: &[Event], worker: usize) -> Vec<Option<usize>> {
                     .collect();
                 at = rounds.iter().position(|&(round, _)| round <= threshold).unwrap_or(0);
             }
-            Event::Load { .. } => {}
             Event::Choose => {
                 choices.push(rounds.get(at).map(|&(_, slot)| slot));
                 threshold = rounds.get(at).map_or(threshold, |&(round, _)| round);
                 at = if at + 1 < rounds.len() { at + 1 } else { 0 };
             }
+            _ => {}
         }
     }
     choices
