@@ -5,6 +5,7 @@
 //! mean and finds every problem at once. Both name line and column.
 
 use crate::config_check;
+use crate::config_plugins::{PluginsConfig, WrittenPlugins};
 use crate::scheduler_name::{Params, SchedulerName};
 use dataplane::{Capacity, ServiceKey, Settings};
 use serde::{Deserialize, Serialize};
@@ -129,6 +130,10 @@ pub struct Config {
     pub api_socket: PathBuf,
     /// The metrics endpoint; `None`: switched off.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where uploaded plugins and dumps of failed calls are kept.
+    pub state_dir: PathBuf,
+    /// What plugins may use, and when one that fails is taken back.
+    pub plugins: PluginsConfig,
     /// The virtual services.
     pub services: Vec<ServiceConfig>,
 }
@@ -221,6 +226,7 @@ pub(crate) struct Written {
     pub poll: Poll,
     pub flows: Option<Spanned<i64>>,
     pub flows_v6: Option<Spanned<i64>>,
+    pub state_dir: Option<Spanned<String>>,
     #[serde(default)]
     pub unknown_flow: WrittenUnknownFlow,
     #[serde(default)]
@@ -231,6 +237,8 @@ pub(crate) struct Written {
     pub api: WrittenApi,
     #[serde(default)]
     pub metrics: WrittenMetrics,
+    #[serde(default)]
+    pub plugins: WrittenPlugins,
     #[serde(default)]
     pub virtual_service: Vec<WrittenService>,
 }

@@ -15,7 +15,7 @@ use dataplane::{
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use toml::Spanned;
 
 /// Fewer flows than this would not fill one page of the table; more would need tens of gigabytes.
@@ -44,6 +44,8 @@ pub(crate) fn check(
     known: Known<'_>,
 ) -> Result<Config, Vec<Problem>> {
     let mut check = Check { text, problems: Vec::new() };
+    let state_dir = check.state_dir(&written.state_dir);
+    let known = |scheduler: &SchedulerName| known(&state_dir, scheduler);
     let config = Config {
         poll: written.poll,
         capacity: Capacity {
@@ -60,7 +62,9 @@ pub(crate) fn check(
         interfaces: check.interfaces(&written.interface),
         api_socket: check.api_socket(&written.api.socket),
         metrics_listen: check.metrics_listen(&written.metrics.listen),
-        services: check.services(&written.virtual_service, known),
+        services: check.services(&written.virtual_service, &known),
+        plugins: check.plugins(&written.plugins),
+        state_dir: state_dir.clone(),
     };
     if check.problems.is_empty() {
         return Ok(config);
@@ -69,23 +73,29 @@ pub(crate) fn check(
     Err(check.problems)
 }
 
-struct Check<'a> {
+/// [`Known`], with the folder that this config names.
+type KnownHere<'a> = &'a dyn Fn(&SchedulerName) -> Result<(), String>;
+
+/// A judgement in progress.
+pub(crate) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, offset: usize, message: impl Into<String>) {
+    /// Notes a problem at a byte offset.
+    pub(crate) fn problem(&mut self, offset: usize, message: impl Into<String>) {
         let (line, column) = place(self.text, offset);
         self.problems.push(Problem { line, column, message: message.into() });
     }
 
-    fn line<T>(&self, value: &Spanned<T>) -> usize {
+    /// The line of a value.
+    pub(crate) fn line<T>(&self, value: &Spanned<T>) -> usize {
         place(self.text, value.span().start).0
     }
 
     /// A number within its range; a missing one takes the default.
-    fn number(
+    pub(crate) fn number(
         &mut self,
         written: &Option<Spanned<i64>>,
         range: RangeInclusive<i64>,
@@ -270,7 +280,7 @@ impl Check<'_> {
         address
     }
 
-    fn services(&mut self, written: &[WrittenService], known: Known<'_>) -> Vec<ServiceConfig> {
+    fn services(&mut self, written: &[WrittenService], known: KnownHere<'_>) -> Vec<ServiceConfig> {
         let mut lines = HashMap::new();
         let mut services = Vec::new();
         for service in written {
@@ -312,14 +322,15 @@ impl Check<'_> {
         services
     }
 
-    fn scheduler(&mut self, written: &Option<Spanned<String>>, known: Known<'_>) -> SchedulerName {
+    fn scheduler(
+        &mut self,
+        written: &Option<Spanned<String>>,
+        known: KnownHere<'_>,
+    ) -> SchedulerName {
         let default = || SCHEDULER_DEFAULT.parse().expect("the default is a name");
         let Some(written) = written else { return default() };
-        let state_dir = Path::new("/var/lib/shunt");
-        let judged = written
-            .get_ref()
-            .parse()
-            .and_then(|name: SchedulerName| known(state_dir, &name).map(|()| name));
+        let judged =
+            written.get_ref().parse().and_then(|name: SchedulerName| known(&name).map(|()| name));
         judged.unwrap_or_else(|message| {
             self.problem(written.span().start, message);
             default()

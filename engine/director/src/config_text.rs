@@ -1,6 +1,7 @@
 //! Writes a config file that says what is in force: what `shunt save` prints.
 
 use crate::config::{BusyPollConfig, Config, InterfaceConfig, METRICS_OFF, Mode, Poll, Queues};
+use crate::config_plugins::PluginsConfig;
 use crate::service_name::protocol_name;
 use crate::services::Services;
 use crate::views::{server_mark, service_mark};
@@ -31,6 +32,7 @@ fn write_settings(text: &mut String, config: &Config) -> fmt::Result {
     writeln!(text, "flows = {}", config.capacity.flows_v4)?;
     writeln!(text, "flows_v6 = {}", config.capacity.flows_v6)?;
     writeln!(text, "unknown_flow = \"{unknown_flow}\"")?;
+    writeln!(text, "state_dir = {}", quoted(&config.state_dir.to_string_lossy()))?;
     let timeouts = config.settings.timeouts;
     writeln!(text, "\n[timeouts]\ntcp = {}", timeouts.established)?;
     writeln!(text, "tcpfin = {}\nudp = {}", timeouts.fin_wait, timeouts.udp)?;
@@ -39,7 +41,30 @@ fn write_settings(text: &mut String, config: &Config) -> fmt::Result {
     }
     writeln!(text, "\n[api]\nsocket = {}", quoted(&config.api_socket.to_string_lossy()))?;
     let listen = config.metrics_listen.map_or(METRICS_OFF.to_owned(), |listen| listen.to_string());
-    writeln!(text, "\n[metrics]\nlisten = \"{listen}\"")
+    writeln!(text, "\n[metrics]\nlisten = \"{listen}\"")?;
+    write_plugins(text, &config.plugins)
+}
+
+fn write_plugins(text: &mut String, plugins: &PluginsConfig) -> fmt::Result {
+    let PluginsConfig { limits, instances, failures, window, keep, signature_keys } = plugins;
+    writeln!(text, "\n[plugins]")?;
+    for (key, value) in [
+        ("file_size", limits.file_size as u64),
+        ("memory", limits.memory as u64),
+        ("tables", limits.table_elements as u64),
+        ("stack", limits.stack as u64),
+        ("fuel", limits.schedule_fuel),
+        ("update_fuel", limits.update_fuel),
+        ("init_fuel", limits.init_fuel),
+        ("instances", *instances as u64),
+        ("failures", (*failures).into()),
+        ("window", window.as_secs()),
+        ("keep", *keep as u64),
+    ] {
+        writeln!(text, "{key} = {value}")?;
+    }
+    let keys: Vec<String> = signature_keys.iter().map(|key| quoted(key)).collect();
+    writeln!(text, "signature_keys = [{}]", keys.join(", "))
 }
 
 fn write_interface(text: &mut String, interface: &InterfaceConfig) -> fmt::Result {
@@ -125,9 +150,15 @@ mod tests {
 poll = "busy"
 flows = 5000
 unknown_flow = "schedule"
+state_dir = '/var/a "quoted\ path'
 timeouts = { tcp = 7 }
 metrics = { listen = "off" }
 api = { socket = '/tmp/a "quoted\ path' }
+[plugins]
+memory = 70000
+signature_keys = [
+    "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+]
 [[interface]]
 name = "eth0"
 cores = [1]
@@ -139,6 +170,11 @@ name = "eth1"
 address = "172.17.100.100:80"
 protocol = "tcp"
 scheduler = "wrr"
+[virtual_service.scheduler_params]
+mh-port = true
+size = 5
+_text = 'a "quoted\ text'
+share = 1.0
 [[virtual_service.real_server]]
 address = "172.17.100.1"
 weight = 3

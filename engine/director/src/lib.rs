@@ -20,6 +20,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod config_check;
+pub mod config_plugins;
 #[cfg(test)]
 mod config_tests;
 pub mod config_text;

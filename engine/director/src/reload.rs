@@ -158,6 +158,17 @@ fn ignore_missing(result: Result<(), ServicesError>) -> Result<(), ServicesError
     }
 }
 
+/// Takes from the new file what a running director can change. All else stays as it is, so that
+/// the next file is compared with that.
+pub fn take_over(running: &mut Config, new: Config) {
+    let stack = running.plugins.limits.stack;
+    running.settings = new.settings;
+    running.services = new.services;
+    running.plugins = new.plugins;
+    // The engine is built with it.
+    running.plugins.limits.stack = stack;
+}
+
 /// What the new file changes and a running director cannot: one sentence for each.
 pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let changed = [
@@ -166,6 +177,8 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         ("[[interface]]", running.interfaces != new.interfaces),
         ("[api]", running.api_socket != new.api_socket),
         ("[metrics]", running.metrics_listen != new.metrics_listen),
+        ("state_dir", running.state_dir != new.state_dir),
+        ("stack of [plugins]", running.plugins.limits.stack != new.plugins.limits.stack),
     ];
     changed
         .iter()

@@ -246,9 +246,7 @@ impl Supervisor {
         let settings = changed.then_some(config.settings);
         let mut remarks = self.move_to(&former, &config.services, settings).await?;
         remarks.extend(reload::needs_restart(&self.config, &config));
-        // What needs a restart is still as it was: the next reload compares with that.
-        self.config.services = config.services;
-        self.config.settings = config.settings;
+        reload::take_over(&mut self.config, config);
         Ok(remarks)
     }
 

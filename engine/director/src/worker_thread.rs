@@ -34,6 +34,10 @@ const STACK: usize = 2 << 20;
 /// a plugin may use (`plugin_host::Limits::stack`) and the worker's own frames.
 const STACK_TOUCHED: usize = 512 << 10;
 
+/// The largest stack that a plugin's call may be allowed: what is touched, less the worker's own
+/// frames below it and the engine's on the way in.
+pub const PLUGIN_STACK_MAX: usize = STACK_TOUCHED - (128 << 10);
+
 /// Turns the worker until `stop`. The loop of every worker thread, and of the tests that watch
 /// what it does.
 pub fn turn_until_stopped<P: Port>(worker: &mut Worker<P>, poll: Poll, stop: &AtomicBool) {

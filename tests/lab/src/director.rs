@@ -66,12 +66,14 @@ impl Config {
         Config { services, ..Config::default() }
     }
 
-    /// The config file's text, for an API at `socket`.
+    /// The config file's text, for an API at `socket`. What the director keeps goes beside it.
     pub fn text(&self, socket: &Path) -> String {
         let mut text = String::new();
         if !self.top.is_empty() {
             let _ = writeln!(text, "{}", self.top.trim_end());
         }
+        let state_dir = socket.with_file_name("state");
+        let _ = writeln!(text, "state_dir = \"{}\"", state_dir.display());
         let _ = writeln!(text, "[[interface]]\nname = \"{NIC}\"");
         if !self.interface.is_empty() {
             let _ = writeln!(text, "{}", self.interface.trim_end());

@@ -82,7 +82,7 @@ fn live(world: &World) {
     let position = CONFIG.find("[[virtual_service]]").unwrap();
     world.reload(&CONFIG[..position]);
     assert_eq!(world.send(1, &tcp_of(4, "S")), None);
-    world.reload_text("nonsense").unwrap_err();
+    world.reload_text("\nnonsense").unwrap_err();
 }
 
 /// A worker ends the flows of an expired server within a few turns. A packet that comes before

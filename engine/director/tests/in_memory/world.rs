@@ -14,7 +14,7 @@ use frames::DIRECTOR_MAC;
 use hyper::Method;
 use plugin_host::{Limits, PluginHost};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
@@ -63,6 +63,12 @@ pub fn rs(host: u8) -> IpAddr {
     [172, 17, 100, host].into()
 }
 
+/// The same config with a `state_dir` of this world's own, in its first line, which is empty.
+fn in_folder(folder: &Path, config: &str) -> String {
+    assert!(config.starts_with('\n'), "{config}");
+    format!("state_dir = {:?}{config}", folder.join("state"))
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
@@ -80,8 +86,9 @@ impl World {
         std::fs::create_dir(&folder).unwrap();
         let socket = folder.join("api.sock");
         let config_path = folder.join("director.toml");
-        std::fs::write(&config_path, config).unwrap();
-        let config = Config::parse(config, &stock_only).unwrap();
+        let config = in_folder(&folder, config);
+        std::fs::write(&config_path, &config).unwrap();
+        let config = Config::parse(&config, &stock_only).unwrap();
 
         let ports = (0..2).map(|_| MemoryPort::new(DIRECTOR_MAC, FRAMES)).collect();
         let made = dataplane::workers(ports, config.capacity, Seeds([1, 2])).unwrap();
@@ -145,6 +152,7 @@ impl World {
 
     /// The same with a file that may be wrong.
     pub fn reload_text(&self, config: &str) -> Result<Vec<String>, String> {
+        let config = in_folder(&self.folder, config);
         std::fs::write(self.folder.join("director.toml"), config).unwrap();
         let reload = async { self.supervisor.lock().await.read_config_anew().await };
         block_on(reload).map_err(|error| error.to_string())
