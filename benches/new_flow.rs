@@ -11,7 +11,7 @@
 mod traffic;
 
 use dataplane::{Capacity, Handle, ServiceIndex, Update, Worker, workers};
-use plugin_host::{Limits, Placement, PluginHost};
+use plugin_host::{Limits, Params, Placement, PluginHost};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,7 +77,7 @@ impl Bench {
             .expect("one worker a port");
         let plugin = host.stock(scheduler).expect("a stock plugin");
         let alone = Placement { worker: 0, workers: 1, seed: 1 };
-        let instance = plugin.instantiate(alone).expect("an instance").instance;
+        let instance = plugin.instantiate(alone, &Params::new()).expect("an instance").instance;
         let update = Update {
             table: Some(Arc::new(service_table())),
             schedulers: vec![(ServiceIndex(0), Some(instance))],

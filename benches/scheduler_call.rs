@@ -8,7 +8,7 @@
 //! meets both.
 
 use dataplane::{Candidate, Load, NewFlow, Scheduler};
-use plugin_host::{Limits, Placement, Plugin, PluginHost, STOCK};
+use plugin_host::{Limits, Params, Placement, Plugin, PluginHost, STOCK};
 use shunt_sdk::Flow;
 use shunt_sdk::testing::Host;
 use std::hint::black_box;
@@ -57,7 +57,7 @@ fn stock_row<S: shunt_sdk::Scheduler>(
         let (mut plugin_times, mut native_times) = (Vec::new(), Vec::new());
         let mut scheduler = loaded(&plugin, size);
         for _ in 0..ROUNDS {
-            plugin_times.push(time(|| scheduler.choose(black_box(&FLOW)).expect("a choice")));
+            plugin_times.push(time(|| scheduler.choose(black_box(&FLOW), 0).expect("a choice")));
             let flow = Flow::default();
             native_times.push(time(|| native.choose(black_box(&flow)).expect("a choice")));
         }
@@ -69,13 +69,13 @@ fn stock_row<S: shunt_sdk::Scheduler>(
 /// Times of a choice of any plugin over so many servers.
 fn choices(plugin: &Plugin, size: usize) -> Vec<f64> {
     let mut scheduler = loaded(plugin, size);
-    (0..ROUNDS).map(|_| time(|| scheduler.choose(black_box(&FLOW)).expect("a choice"))).collect()
+    (0..ROUNDS).map(|_| time(|| scheduler.choose(black_box(&FLOW), 0).expect("a choice"))).collect()
 }
 
 /// An instance over so many servers with connections.
 fn loaded(plugin: &Plugin, size: usize) -> Box<dyn Scheduler> {
-    let (mut scheduler, _) = plugin.scheduler(ALONE).expect("an instance");
-    scheduler.servers_changed(&candidates(&weights(size))).expect("an update");
+    let (mut scheduler, _) = plugin.scheduler(ALONE, &Params::new()).expect("an instance");
+    scheduler.servers_changed(&candidates(&weights(size)), 0).expect("an update");
     for slot in 0..size {
         scheduler.load_changed(slot, Load { active: active(slot), inactive: 3 });
     }
@@ -106,7 +106,7 @@ fn control_thread(host: &PluginHost) {
         let mut instances = Vec::new();
         for _ in 0..ROUNDS {
             let began = Instant::now();
-            black_box(stock.instantiate(ALONE).expect("an instance"));
+            black_box(stock.instantiate(ALONE, &Params::new()).expect("an instance"));
             instances.push(nanoseconds(began.elapsed()));
         }
         println!(
@@ -125,14 +125,14 @@ fn first_calls(host: &PluginHost) {
         let (mut updates, mut calls) = (Vec::new(), Vec::new());
         let servers = candidates(&[1; 64]);
         for _ in 0..ROUNDS {
-            let (mut scheduler, _) = plugin.scheduler(ALONE).expect("an instance");
+            let (mut scheduler, _) = plugin.scheduler(ALONE, &Params::new()).expect("an instance");
             // Caches forget it, as they would before the worker gets to it.
             black_box(vec![1u8; 8 << 20].iter().map(|&byte| u64::from(byte)).sum::<u64>());
             let began = Instant::now();
-            scheduler.servers_changed(&servers).expect("an update");
+            scheduler.servers_changed(&servers, 0).expect("an update");
             updates.push(nanoseconds(began.elapsed()));
             let began = Instant::now();
-            black_box(scheduler.choose(&FLOW).expect("a choice"));
+            black_box(scheduler.choose(&FLOW, 0).expect("a choice"));
             calls.push(nanoseconds(began.elapsed()));
         }
         println!(

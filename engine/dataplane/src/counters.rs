@@ -4,6 +4,7 @@
 //! does; a locked addition would cost ten times that.
 
 use crate::drop_reason::DropReason;
+use crate::latency::Latency;
 use crate::scheduler::Load;
 use crate::service_table::{SERVERS_MAX, ServerIndex};
 use std::io;
@@ -119,6 +120,7 @@ worker_counts! {
 pub struct Counters {
     published: Published,
     servers: Words,
+    pauses: Latency,
 }
 
 impl Counters {
@@ -127,12 +129,19 @@ impl Counters {
         Ok(Counters {
             published: Published::default(),
             servers: Words::new((SERVERS_MAX + 1) * WORDS_PER_SERVER)?,
+            pauses: Latency::default(),
         })
     }
 
     /// What the worker counted up to its last turn.
     pub fn read(&self) -> WorkerCounts {
         self.published.load()
+    }
+
+    /// How long the worker's packets waited for each turn in which it adopted something from the
+    /// control thread.
+    pub fn pauses(&self) -> &Latency {
+        &self.pauses
     }
 
     /// What the worker counted for one server.

@@ -2,7 +2,8 @@
 //!
 //! No I/O, no clock, no randomness of its own: time and seeds are parameters, packets come and go
 //! through [`xsk::Port`], so the same packets in give the same packets out, over a NIC's queue as
-//! over memory.
+//! over memory. (A clock is read to tell how long a worker pauses for an update. Nothing is
+//! decided by it.)
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod flow_books;
 mod flow_key;
 mod flow_state;
 mod flow_table;
+mod latency;
 mod parse;
 mod peers;
 mod scheduler;
@@ -31,6 +33,7 @@ pub use counters::{Counters, ServerCounts, WorkerCounts};
 pub use drop_reason::DropReason;
 pub use flow_key::Seeds;
 pub use flow_state::FlowState;
+pub use latency::{Latency, LatencyCounts};
 pub use scheduler::{
     Candidate, Failure, Instance, Load, NewFlow, SERVERS_PER_SERVICE_MAX, Scheduler,
     SchedulerCounters,

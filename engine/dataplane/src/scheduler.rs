@@ -3,10 +3,11 @@
 use crate::counters::add;
 use crate::service_table::{ServerIndex, Service};
 use crate::worker_memory::Millis;
+use std::any::Any;
 use std::net::IpAddr;
 use std::ops::Add;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The most real servers that one virtual service can have.
 pub const SERVERS_PER_SERVICE_MAX: usize = 1024;
@@ -60,7 +61,7 @@ pub struct NewFlow {
 /// Why a scheduler's answer was of no use. The flow gets the consistent choice instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The plugin trapped.
+    /// The plugin trapped. What it keeps may be torn, so that it is not asked again.
     Trap,
     /// The plugin used up its fuel. It is not asked again for this service.
     OutOfFuel,
@@ -68,17 +69,20 @@ pub enum Failure {
     OutOfRange,
     /// The answer is a slot that takes no new flows.
     Unavailable,
-    /// The plugin was not asked: it is benched.
+    /// The scheduler leaves the choice to the director. That is its right, and no failure of its.
+    Declined,
+    /// The plugin was not asked: it is benched or torn.
     Benched,
 }
 
 impl Failure {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Failure; 5] = [
+    pub const ALL: [Failure; 6] = [
         Failure::Trap,
         Failure::OutOfFuel,
         Failure::OutOfRange,
         Failure::Unavailable,
+        Failure::Declined,
         Failure::Benched,
     ];
 
@@ -89,6 +93,7 @@ impl Failure {
             Failure::OutOfFuel => "out_of_fuel",
             Failure::OutOfRange => "out_of_range",
             Failure::Unavailable => "unavailable",
+            Failure::Declined => "declined",
             Failure::Benched => "benched",
         }
     }
@@ -96,11 +101,12 @@ impl Failure {
 
 /// Chooses the real server of a new flow. One instance serves one virtual service on one worker.
 ///
-/// Every method is called on the worker's thread and must not allocate, lock or block.
-pub trait Scheduler: Send {
+/// Except for [`Instance::prime`], every method is called on the worker's thread and must not
+/// allocate, lock or block. `now` is the worker's clock, 0 on the control thread.
+pub trait Scheduler: Any + Send {
     /// The servers or their weights are now these. Called before the first `choose` and after
     /// every change; `load_changed` follows for every slot if `wants_load`.
-    fn servers_changed(&mut self, servers: &[Candidate]) -> Result<(), Failure>;
+    fn servers_changed(&mut self, servers: &[Candidate], now: Millis) -> Result<(), Failure>;
 
     /// Whether the scheduler looks at connections at all.
     fn wants_load(&self) -> bool;
@@ -109,8 +115,27 @@ pub trait Scheduler: Send {
     fn load_changed(&mut self, slot: usize, load: Load);
 
     /// The slot of the server that `flow` goes to.
-    fn choose(&mut self, flow: &NewFlow) -> Result<usize, Failure>;
+    fn choose(&mut self, flow: &NewFlow, now: Millis) -> Result<usize, Failure>;
+
+    /// What the scheduler that takes this one's place should know. `None` if there is nothing, or
+    /// if the call fails.
+    fn save(&mut self, now: Millis) -> Option<&[u8]> {
+        let _ = now;
+        None
+    }
+
+    /// Takes over what the scheduler saved whose place this one takes. Whether it did: one that
+    /// can make nothing of it is as if it had not been asked.
+    fn restore(&mut self, state: &[u8], now: Millis) -> Result<bool, Failure> {
+        let _ = (state, now);
+        Ok(false)
+    }
 }
+
+/// Why a scheduler is no longer asked: the values of [`SchedulerCounters::state`].
+const ASKED: u64 = 0;
+const BENCHED: u64 = 1;
+const TORN: u64 = 2;
 
 /// Counters of one scheduler instance: one worker writes, the control thread reads.
 #[derive(Debug, Default)]
@@ -118,7 +143,8 @@ pub trait Scheduler: Send {
 pub struct SchedulerCounters {
     calls: AtomicU64,
     failures: [AtomicU64; Failure::ALL.len()],
-    benched: AtomicBool,
+    state: AtomicU64,
+    inherited: AtomicU64,
 }
 
 impl SchedulerCounters {
@@ -127,14 +153,30 @@ impl SchedulerCounters {
         self.calls.load(Relaxed)
     }
 
-    /// Flows that got the consistent choice instead, by reason.
+    /// Flows that got the consistent choice instead, by reason. A trap, or the end of the fuel,
+    /// before the first flow counts here, too, though no flow waited for it.
     pub fn failures(&self, reason: Failure) -> u64 {
         self.failures[reason as usize].load(Relaxed)
     }
 
     /// Whether the scheduler is no longer asked, because it used up its fuel.
     pub fn is_benched(&self) -> bool {
-        self.benched.load(Relaxed)
+        self.state.load(Relaxed) == BENCHED
+    }
+
+    /// Whether the scheduler is no longer asked, because it trapped. A fresh instance may take its
+    /// place.
+    pub fn is_torn(&self) -> bool {
+        self.state.load(Relaxed) == TORN
+    }
+
+    /// Whether the scheduler took over what its predecessor handed to it.
+    pub fn has_inherited(&self) -> bool {
+        self.inherited.load(Relaxed) != 0
+    }
+
+    fn is_asked(&self) -> bool {
+        self.state.load(Relaxed) == ASKED
     }
 
     fn count_call(&self) {
@@ -143,8 +185,10 @@ impl SchedulerCounters {
 
     fn count_failure(&self, reason: Failure) {
         add(&self.failures[reason as usize], 1);
-        if reason == Failure::OutOfFuel {
-            self.benched.store(true, Relaxed);
+        match reason {
+            Failure::OutOfFuel => self.state.store(BENCHED, Relaxed),
+            Failure::Trap => self.state.store(TORN, Relaxed),
+            _ => {}
         }
     }
 }
@@ -156,6 +200,10 @@ pub struct Instance {
     counters: Arc<SchedulerCounters>,
     /// What the scheduler said when the instance was made: `others` is sized by it.
     wants_load: bool,
+    /// Whether it takes over the state of the instance whose place it takes.
+    inherits: bool,
+    /// The scheduler has not been told of all connections since it was told of the servers.
+    loads_due: bool,
     /// [`Service::version`] that the scheduler was last told of.
     told_version: Option<u64>,
     /// Bit by slot: connections changed since the scheduler was last told.
@@ -175,6 +223,8 @@ impl Instance {
             scheduler,
             counters: Arc::default(),
             wants_load,
+            inherits: false,
+            loads_due: true,
             told_version: None,
             dirty: [0; SERVERS_PER_SERVICE_MAX / 64],
             merged_at: 0,
@@ -185,6 +235,51 @@ impl Instance {
     /// The counters, for whoever watches the instance.
     pub fn counters(&self) -> &Arc<SchedulerCounters> {
         &self.counters
+    }
+
+    /// The scheduler, for whoever knows more of it than the dataplane does.
+    pub fn into_scheduler(self: Box<Self>) -> Box<dyn Scheduler> {
+        self.scheduler
+    }
+
+    /// Tells the scheduler of the servers of the service that it is for, on the control thread, so
+    /// that the worker need not do it with its first flow. An error if it fails on them, which
+    /// counts as on a worker; such an instance is better not sent to one.
+    pub fn prime(&mut self, service: &Service) -> Result<(), Failure> {
+        self.told_version = Some(service.version);
+        let told = self.scheduler.servers_changed(&service.candidates, 0);
+        self.note_end(told)
+    }
+
+    /// The instance whose place this one takes hands its state over, when a worker swaps them.
+    pub fn inherit(&mut self) {
+        self.inherits = true;
+    }
+
+    /// Whether the instance takes state over when it is swapped in.
+    pub(crate) fn inherits(&self) -> bool {
+        self.inherits
+    }
+
+    /// Takes over the state of the instance that worked in its place so far.
+    pub(crate) fn take_over(&mut self, former: &mut Instance, now: Millis) {
+        self.inherits = false;
+        if !former.counters.is_asked() || !self.counters.is_asked() {
+            return;
+        }
+        let Some(state) = former.scheduler.save(now) else { return };
+        match self.scheduler.restore(state, now) {
+            Ok(taken) => self.counters.inherited.store(u64::from(taken), Relaxed),
+            Err(reason) => drop(self.note_end(Err(reason))),
+        }
+    }
+
+    /// Notes how a call ended that no flow waited for, if it ends the instance's work.
+    fn note_end(&self, end: Result<(), Failure>) -> Result<(), Failure> {
+        if let Err(reason @ (Failure::Trap | Failure::OutOfFuel)) = end {
+            self.counters.count_failure(reason);
+        }
+        end
     }
 
     /// The connections of the server in `slot` changed on this worker.
@@ -216,25 +311,26 @@ impl Instance {
         loads: &impl Loads,
         now: Millis,
     ) -> Result<usize, Failure> {
-        if self.counters.is_benched() {
+        if !self.counters.is_asked() {
             return Err(Failure::Benched);
         }
         self.counters.count_call();
-        let changed = self.told_version != Some(service.version);
-        if changed {
+        if self.told_version != Some(service.version) {
             // Noted first: a scheduler that fails on its servers is not told again for each flow.
             self.told_version = Some(service.version);
-            self.scheduler.servers_changed(&service.candidates)?;
+            self.loads_due = true;
+            self.scheduler.servers_changed(&service.candidates, now)?;
         }
         if self.wants_load {
-            if changed || (self.merged_at != now && loads.has_others()) {
+            if self.loads_due || (self.merged_at != now && loads.has_others()) {
+                self.loads_due = false;
                 self.merged_at = now;
                 self.tell_all_loads(service, loads);
             } else {
                 self.tell_dirty_loads(service, loads);
             }
         }
-        let slot = self.scheduler.choose(flow)?;
+        let slot = self.scheduler.choose(flow, now)?;
         match service.candidates.get(slot) {
             None => Err(Failure::OutOfRange),
             Some(candidate) if candidate.weight == 0 => Err(Failure::Unavailable),

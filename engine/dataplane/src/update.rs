@@ -12,7 +12,9 @@ use std::sync::Arc;
 /// Updates that can wait for one worker.
 const MAILBOX_SIZE: usize = 64;
 
-/// A change for one worker. All of it takes effect between two bursts.
+/// A change for one worker. The table and the settings take effect together, between two bursts.
+/// The schedulers follow, in the same turn if they are few, and otherwise over the next ones; the
+/// update comes back when the last of them is in place.
 #[derive(Default)]
 pub struct Update {
     /// The services and servers.
@@ -43,8 +45,45 @@ impl ControlEnd {
 
 /// The worker's end.
 pub struct WorkerEnd {
-    pub(crate) updates: Consumer<Box<Update>>,
-    pub(crate) adopted: Producer<Box<Update>>,
+    updates: Consumer<Box<Update>>,
+    adopted: Producer<Box<Update>>,
+    /// The update that is adopted in part.
+    pub(crate) under_way: Option<Adoption>,
+}
+
+/// An update whose table and settings are in place, and some of its schedulers.
+pub(crate) struct Adoption {
+    pub update: Box<Update>,
+    /// Schedulers that are in place.
+    pub swapped: usize,
+}
+
+impl Adoption {
+    /// The next scheduler to put in place.
+    pub fn next(&mut self) -> Option<(ServiceIndex, &mut Option<Box<Instance>>)> {
+        let (service, instance) = self.update.schedulers.get_mut(self.swapped)?;
+        Some((*service, instance))
+    }
+}
+
+impl WorkerEnd {
+    /// Whether there is anything to adopt.
+    #[inline]
+    pub(crate) fn has_work(&self) -> bool {
+        self.under_way.is_some() || (!self.updates.is_empty() && !self.adopted.is_full())
+    }
+
+    /// The next update. One that could not be sent back would have to be freed here: it waits
+    /// instead.
+    pub(crate) fn next(&mut self) -> Option<Box<Update>> {
+        if self.adopted.is_full() { None } else { self.updates.pop().ok() }
+    }
+
+    /// Sends an update back that is adopted.
+    pub(crate) fn send_back(&mut self, update: Box<Update>) {
+        let returned = self.adopted.push(update);
+        debug_assert!(returned.is_ok(), "only this thread fills the ring");
+    }
 }
 
 /// A mailbox.
@@ -53,6 +92,6 @@ pub fn mailbox() -> (ControlEnd, WorkerEnd) {
     let (adopted_in, adopted_out) = RingBuffer::new(MAILBOX_SIZE);
     (
         ControlEnd { updates: updates_in, adopted: adopted_out },
-        WorkerEnd { updates: updates_out, adopted: adopted_in },
+        WorkerEnd { updates: updates_out, adopted: adopted_in, under_way: None },
     )
 }

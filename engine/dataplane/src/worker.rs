@@ -5,11 +5,12 @@ use crate::drop_reason::DropReason;
 use crate::expiry::Sweep;
 use crate::flow_key::{FlowHasher, Key, Seeds};
 use crate::peers::Peers;
-use crate::update::{ControlEnd, WorkerEnd, mailbox};
+use crate::scheduler::Instance;
+use crate::update::{Adoption, ControlEnd, WorkerEnd, mailbox};
 use crate::worker_memory::{Capacity, Millis, WorkerMemory};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xsk::{BURST_MAX, Packet, Port};
 
 /// News about flows that a worker hears from others in one turn, at most.
@@ -17,6 +18,13 @@ const NEWS_IN_TURN: usize = 256;
 
 /// Packets between asking for the peers' parts of the flow table and looking at them.
 const PEERS_AHEAD: usize = 3;
+
+/// What a worker pays for swaps of schedulers between two bursts, at most, in prices of one. A
+/// swap takes a fraction of a microsecond, most of it for memory that no cache has.
+const SWAPS_IN_TURN: usize = 16;
+
+/// What a swap costs in which state is handed over: two calls of a plugin, and a copy.
+const PRICE_OF_INHERITING: usize = 4;
 
 /// One turn after another, a worker takes the packets of its port to the real servers.
 // Aligned, and with a vector that ends behind what is ever written, so that no two workers write
@@ -73,8 +81,8 @@ impl<P: Port> Worker<P> {
     /// One turn: adopts updates, receives a burst, decides, rewrites, transmits, and takes one
     /// step of the expiry. `now` never goes back. Returns the packets received.
     pub fn turn(&mut self, now: Millis) -> usize {
+        self.adopt_updates(now);
         let now = Moment::new(now);
-        self.adopt_updates();
         self.hear_news(now);
         self.port.reclaim();
         let received = self.port.receive(&mut self.burst);
@@ -89,8 +97,12 @@ impl<P: Port> Worker<P> {
         received
     }
 
-    /// Sleeps until a packet or an update arrives, at most for `timeout`.
+    /// Sleeps until a packet or an update arrives, at most for `timeout`; not at all while an
+    /// update is only adopted in part.
     pub fn sleep(&mut self, timeout: Duration) {
+        if self.mailbox.under_way.is_some() {
+            return;
+        }
         self.decider.counts.sleeps += 1;
         self.port.wait(timeout);
     }
@@ -111,30 +123,53 @@ impl<P: Port> Worker<P> {
     }
 
     /// Swaps in what the control thread prepared and sends back what it replaced.
-    fn adopt_updates(&mut self) {
+    #[inline]
+    fn adopt_updates(&mut self, now: Millis) {
+        if self.mailbox.has_work() {
+            let began = Instant::now();
+            self.adopt_some(now);
+            self.decider.memory.counters.pauses().record(began.elapsed());
+        }
+    }
+
+    /// Adopts as much as the packets can wait for. The tables and settings of an update are all in
+    /// place at once, its schedulers one after the other in as many turns as it takes.
+    #[cold]
+    fn adopt_some(&mut self, now: Millis) {
         let decider = &mut self.decider;
-        // An update that could not be sent back would have to be freed here: it waits instead.
-        while !self.mailbox.adopted.is_full()
-            && let Ok(mut update) = self.mailbox.updates.pop()
-        {
-            if let Some(table) = &mut update.table {
-                decider.swap_table(table);
-                if decider.table.expires() {
-                    self.sweep_v4.hurry(decider);
-                    self.sweep_v6.hurry(decider);
+        let mut swaps = SWAPS_IN_TURN;
+        loop {
+            let mut adoption = match self.mailbox.under_way.take() {
+                Some(adoption) => adoption,
+                None => {
+                    let Some(mut update) = self.mailbox.next() else { return };
+                    if let Some(table) = &mut update.table {
+                        decider.swap_table(table);
+                        if decider.table.expires() {
+                            self.sweep_v4.hurry(decider);
+                            self.sweep_v6.hurry(decider);
+                        }
+                    }
+                    if let Some(settings) = update.settings {
+                        decider.set(settings);
+                    }
+                    Adoption { update, swapped: 0 }
                 }
-            }
-            if let Some(settings) = update.settings {
-                decider.set(settings);
-            }
-            for (service, instance) in &mut update.schedulers {
+            };
+            while let Some((service, instance)) = adoption.next() {
+                let price = price_of_swap(instance);
+                if price > swaps {
+                    self.mailbox.under_way = Some(adoption);
+                    return;
+                }
+                swaps -= price;
                 if let Some(place) = decider.schedulers.get_mut(usize::from(service.0)) {
-                    std::mem::swap(instance, place);
+                    swap(instance, place, now);
                 }
+                adoption.swapped += 1;
             }
             decider.counts.updates += 1;
-            let returned = self.mailbox.adopted.push(update);
-            debug_assert!(returned.is_ok(), "only this thread fills the ring");
+            self.mailbox.send_back(adoption.update);
         }
     }
 
@@ -223,4 +258,22 @@ impl<P: Port> Worker<P> {
         counts.wakeups = port.wakeups;
         self.decider.memory.counters.publish(counts);
     }
+}
+
+/// What a swap costs that brings in this instance.
+fn price_of_swap(coming: &Option<Box<Instance>>) -> usize {
+    match coming {
+        Some(coming) if coming.inherits() => PRICE_OF_INHERITING,
+        _ => 1,
+    }
+}
+
+/// Swaps two instances, the first of which may take over the state of the other.
+fn swap(coming: &mut Option<Box<Instance>>, place: &mut Option<Box<Instance>>, now: Millis) {
+    if let (Some(coming), Some(going)) = (&mut *coming, &mut *place)
+        && coming.inherits()
+    {
+        coming.take_over(going, now);
+    }
+    std::mem::swap(coming, place);
 }

@@ -2,8 +2,8 @@
 
 use allocation_counter::measure;
 use dataplane::{
-    Candidate, Capacity, Failure, Instance, Load, NewFlow, Scheduler, ServerIndex, ServerState,
-    ServiceIndex, Settings, Timeouts, Update,
+    Candidate, Capacity, Failure, Instance, Load, Millis, NewFlow, Scheduler, ServerIndex,
+    ServerState, ServiceIndex, Settings, Timeouts, Update,
 };
 use frames::{Director, Plan, RoundRobin, frame, icmp_of, tcp_of, tcp6_of, udp_of};
 use xsk::BURST_MAX;
@@ -41,7 +41,7 @@ struct Least {
 }
 
 impl Scheduler for Least {
-    fn servers_changed(&mut self, servers: &[Candidate]) -> Result<(), Failure> {
+    fn servers_changed(&mut self, servers: &[Candidate], _: Millis) -> Result<(), Failure> {
         self.servers = servers.len();
         Ok(())
     }
@@ -51,7 +51,7 @@ impl Scheduler for Least {
     fn load_changed(&mut self, slot: usize, load: Load) {
         self.loads[slot] = load.active * 256 + load.inactive;
     }
-    fn choose(&mut self, _: &NewFlow) -> Result<usize, Failure> {
+    fn choose(&mut self, _: &NewFlow, _: Millis) -> Result<usize, Failure> {
         let loads = &self.loads[..self.servers];
         (0..loads.len()).min_by_key(|&slot| loads[slot]).ok_or(Failure::Trap)
     }

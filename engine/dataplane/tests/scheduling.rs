@@ -77,6 +77,7 @@ fn each_failure_gets_the_consistent_choice_and_is_counted() {
     for (answer, reason) in [
         (Err(Failure::Trap), Failure::Trap),
         (Err(Failure::OutOfFuel), Failure::OutOfFuel),
+        (Err(Failure::Declined), Failure::Declined),
         (Ok(5), Failure::OutOfRange),
         (Ok(usize::MAX), Failure::OutOfRange),
         (Ok(4), Failure::Unavailable),
@@ -92,7 +93,9 @@ fn each_failure_gets_the_consistent_choice_and_is_counted() {
             assert_eq!(chosen, consistent_choice(&mut other, number), "{reason:?}");
             assert_ne!(chosen, 5, "drained");
         }
-        let expected = if reason == Failure::OutOfFuel { 1 } else { 20 };
+        // The flows after these are not asked about.
+        let ends = matches!(reason, Failure::Trap | Failure::OutOfFuel);
+        let expected = if ends { 1 } else { 20 };
         assert_eq!(counters.failures(reason), expected, "{reason:?}");
         let all: u64 = Failure::ALL.iter().map(|&reason| counters.failures(reason)).sum();
         assert_eq!(all, 20, "every flow without an answer of use is counted");
@@ -121,8 +124,19 @@ fn a_scheduler_out_of_fuel_is_not_asked_again() {
 }
 
 #[test]
+fn a_scheduler_that_trapped_is_not_asked_again() {
+    let scheduler = Scripted::new(&[Ok(0), Err(Failure::Trap), Ok(0)]);
+    let (mut director, counters) = scripted(3, &scheduler);
+    director.feed(0, (0..10).map(|number| tcp_of(number, "S")));
+    assert_eq!(counters.calls(), 2);
+    assert_eq!((counters.is_torn(), counters.is_benched()), (true, false));
+    assert_eq!(counters.failures(Failure::Trap), 1);
+    assert_eq!(counters.failures(Failure::Benched), 8);
+}
+
+#[test]
 fn other_failures_do_not_bench() {
-    let scheduler = Scripted::new(&[Err(Failure::Trap), Ok(9), Ok(1)]);
+    let scheduler = Scripted::new(&[Err(Failure::Declined), Ok(9), Ok(1)]);
     let (mut director, counters) = scripted(3, &scheduler);
     director.feed(0, (0..5).map(|number| tcp_of(number, "S")));
     assert_eq!(counters.calls(), 5);

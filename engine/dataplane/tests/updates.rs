@@ -1,7 +1,7 @@
 //! Updates: what the control plane changes while flows go on, and who frees what.
 
 use dataplane::{
-    Candidate, DropReason, Failure, Instance, Load, Neighbor, NewFlow, Protocol, Scheduler,
+    Candidate, DropReason, Failure, Instance, Load, Millis, Neighbor, NewFlow, Protocol, Scheduler,
     ServerIndex, ServerState, ServiceIndex, ServiceTable, Settings, Timeouts, Update,
 };
 use frames::{Director, Plan, Verdict, frame, mac_of, tcp_of, tcp6_of, udp_of};
@@ -274,14 +274,14 @@ impl Drop for Counted {
 }
 
 impl Scheduler for Counted {
-    fn servers_changed(&mut self, _: &[Candidate]) -> Result<(), Failure> {
+    fn servers_changed(&mut self, _: &[Candidate], _: Millis) -> Result<(), Failure> {
         Ok(())
     }
     fn wants_load(&self) -> bool {
         true
     }
     fn load_changed(&mut self, _: usize, _: Load) {}
-    fn choose(&mut self, _: &NewFlow) -> Result<usize, Failure> {
+    fn choose(&mut self, _: &NewFlow, _: Millis) -> Result<usize, Failure> {
         Ok(0)
     }
 }
@@ -319,7 +319,8 @@ fn a_worker_never_drops_an_update_or_what_it_replaced() {
         }
     }
     assert!(sent > 100);
-    for _ in 0..3 {
+    // A turn swaps only so many schedulers.
+    for _ in 0..20 {
         director.turn_all();
         while director.handles[0].mailbox.reap().is_some() {
             returned += 1;

@@ -124,6 +124,7 @@ impl Check<'_> {
                 "update_fuel",
             ),
             init_fuel: number(&written.init_fuel, INIT_FUEL, default.init_fuel, "init_fuel"),
+            ..default
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::services::Services;
 use dataplane::{Failure, Instance, SchedulerCounters, ServiceIndex};
-use plugin_host::{Latency, LatencyCounts, Placement, Plugin, PluginHost};
+use plugin_host::{Latency, LatencyCounts, Params, Placement, Plugin, PluginHost};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ impl Schedulers {
             let mut watched = Vec::new();
             for (worker, changes) in (0u32..).zip(&mut prepared.changes) {
                 let placement = Placement { worker, workers: self.workers, seed: self.seed };
-                let ready = plugin.instantiate(placement)?;
+                let ready = plugin.instantiate(placement, &Params::new())?;
                 let counters = ready.instance.counters().clone();
                 watched.push(Watched { counters, latency: ready.latency });
                 changes.push((index, Some(ready.instance)));

@@ -1,7 +1,9 @@
 //! What can be said of a module without running it.
 
+use crate::table::Layout;
 use crate::{Limits, Refusal};
 use shunt_abi::{VERSION_SECTION, export};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use wasmparser::{Encoding, ExternalKind, FuncType, MemoryType, Parser, Payload, ValType};
 
@@ -12,6 +14,23 @@ pub(crate) struct Facts {
     pub version: Option<String>,
     /// Whether it has an export `shunt_update`.
     pub has_update: bool,
+    /// Whether it has an export `shunt_configure`.
+    pub has_configure: bool,
+    /// Whether it has an export `shunt_save`.
+    pub has_save: bool,
+    /// Whether it has an export `shunt_restore`.
+    pub has_restore: bool,
+}
+
+impl Facts {
+    /// Whether the module exports what its table promises.
+    pub fn check_against(&self, layout: &Layout) -> Result<(), Refusal> {
+        if layout.params().is_some() && !self.has_configure {
+            let (name, expected) = (export::CONFIGURE, CONFIGURE.text);
+            return Err(Refusal::MissingExport { name, expected });
+        }
+        Ok(())
+    }
 }
 
 const MEMORY: &str = "the 32-bit memory";
@@ -24,6 +43,10 @@ const INIT: Signature = Signature {
 };
 const SCHEDULE: Signature = ABI_VERSION;
 const UPDATE: Signature = Signature { params: &[], results: &[], text: "() -> ()" };
+const CONFIGURE: Signature =
+    Signature { params: &[ValType::I32], results: &[ValType::I32], text: "(i32) -> i32" };
+const SAVE: Signature = ABI_VERSION;
+const RESTORE: Signature = CONFIGURE;
 
 struct Signature {
     params: &'static [ValType],
@@ -47,9 +70,6 @@ struct Module {
 /// Checks the file against the contract, as far as that is possible without running it. Whether
 /// its code is valid, the compiler finds out.
 pub(crate) fn check(wasm: &[u8], limits: &Limits) -> Result<Facts, Refusal> {
-    if wasm.len() > limits.file_size {
-        return Err(Refusal::FileTooLarge { size: wasm.len(), limit: limits.file_size });
-    }
     check_header(wasm)?;
     let module = read(wasm)?;
     if let Some((module, name)) = module.import {
@@ -63,11 +83,26 @@ pub(crate) fn check(wasm: &[u8], limits: &Limits) -> Result<Facts, Refusal> {
     check_function(&module, export::ABI_VERSION, &ABI_VERSION)?;
     check_function(&module, export::INIT, &INIT)?;
     check_function(&module, export::SCHEDULE, &SCHEDULE)?;
-    let has_update = module.exports.contains_key(export::UPDATE);
-    if has_update {
-        check_function(&module, export::UPDATE, &UPDATE)?;
+    Ok(Facts {
+        has_update: check_optional(&module, export::UPDATE, &UPDATE)?,
+        has_configure: check_optional(&module, export::CONFIGURE, &CONFIGURE)?,
+        has_save: check_optional(&module, export::SAVE, &SAVE)?,
+        has_restore: check_optional(&module, export::RESTORE, &RESTORE)?,
+        version: module.version.map(version).transpose()?,
+    })
+}
+
+/// Whether a function is exported that need not be.
+fn check_optional(
+    module: &Module,
+    name: &'static str,
+    expected: &Signature,
+) -> Result<bool, Refusal> {
+    let has = module.exports.contains_key(name);
+    if has {
+        check_function(module, name, expected)?;
     }
-    Ok(Facts { version: module.version.map(version).transpose()?, has_update })
+    Ok(has)
 }
 
 /// The first eight bytes: `\0asm`, the version (1 for modules), the layer (0 for modules, 1 for
@@ -79,11 +114,29 @@ fn check_header(wasm: &[u8]) -> Result<(), Refusal> {
     if Parser::is_component(wasm) {
         return Err(Refusal::Component);
     }
-    let text = std::str::from_utf8(wasm).unwrap_or_default().trim_start();
-    if text.starts_with("(") || text.starts_with(";;") {
-        return Err(Refusal::Text);
-    }
     Err(Refusal::NotWasm)
+}
+
+/// The module that the bytes of a file hold: WebAssembly text (.wat) is translated, anything else
+/// stays as it is, whatever it is.
+pub fn wasm_of(file: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
+    let text = std::str::from_utf8(file).unwrap_or_default();
+    let begins = text.trim_start_matches('\u{feff}').trim_start();
+    if !["(", ";;"].iter().any(|token| begins.starts_with(token)) {
+        return Ok(Cow::Borrowed(file));
+    }
+    wat::parse_str(text).map(Cow::Owned).map_err(|error| Refusal::Text { reason: summary(&error) })
+}
+
+/// What a mistake in a text is, and on which line: the error itself is a picture of several lines.
+fn summary(error: &wat::Error) -> String {
+    let picture = error.to_string();
+    let mut lines = picture.lines().map(str::trim);
+    let what = lines.next().unwrap_or_default().to_owned();
+    match lines.next().and_then(|place| place.rsplit_once("<anon>:")) {
+        Some((_, place)) => format!("at {place}: {what}"),
+        None => what,
+    }
 }
 
 fn read(wasm: &[u8]) -> Result<Module, Refusal> {

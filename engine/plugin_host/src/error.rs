@@ -25,6 +25,14 @@ pub enum Error {
         /// What its author has to change.
         refusal: Refusal,
     },
+    /// The plugin does not take these parameters.
+    #[error("plugin {plugin}: {reason}")]
+    Params {
+        /// The plugin's name.
+        plugin: String,
+        /// Why, and what to change: in the plugin's own words where it has some.
+        reason: String,
+    },
     /// There is no room for another instance.
     #[error(
         "plugin {plugin}: no room for another instance ({reason}): each takes 4.1 GiB of address \
@@ -53,9 +61,12 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The file is WebAssembly text.
-    #[error("the file is WebAssembly text: translate it with wat2wasm first")]
-    Text,
+    /// The file is WebAssembly text with a mistake in it.
+    #[error("the file is WebAssembly text with a mistake in it ({reason}): mend it")]
+    Text {
+        /// What and where.
+        reason: String,
+    },
     /// The file is something else.
     #[error(
         "the file is no WebAssembly module, which would begin with \\0asm and version 1: build a \
@@ -192,6 +203,16 @@ pub enum Refusal {
     Capacity {
         /// The capacity in slots.
         capacity: u32,
+    },
+    /// Room for bytes that is none, or too much.
+    #[error("its {record} has {capacity} bytes: make it 1 to {limit}")]
+    Room {
+        /// What it is for.
+        record: &'static str,
+        /// How many bytes.
+        capacity: u32,
+        /// The most that it may have.
+        limit: usize,
     },
     /// It wants something that this version does not have.
     #[error(

@@ -35,10 +35,10 @@ impl PluginHost {
         &self.limits
     }
 
-    /// Checks and compiles the module in `wasm` and runs its start function and `shunt_init` once
-    /// as a trial. Takes milliseconds: for the control thread.
-    pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Plugin, Error> {
-        Plugin::load(&self.engine, self.limits, name, wasm)
+    /// Checks and compiles the module in `file`, which may be text (.wat), and runs its start
+    /// function and `shunt_init` once as a trial. Takes milliseconds: for the control thread.
+    pub fn load(&self, name: &str, file: &[u8]) -> Result<Plugin, Error> {
+        Plugin::load(&self.engine, self.limits, name, file)
     }
 
     /// The stock plugin of this name, compiled when first asked for.

@@ -15,16 +15,19 @@
 mod check;
 mod error;
 mod host;
-mod latency;
 mod limits;
 mod pages;
+mod params;
 mod plugin;
 mod running;
 mod table;
 mod wasm_scheduler;
 
+pub use check::wasm_of;
+#[doc(no_inline)]
+pub use dataplane::{Latency, LatencyCounts};
 pub use error::{Error, Refusal};
 pub use host::{PluginHost, STOCK, prepare_worker_thread};
-pub use latency::{Latency, LatencyCounts};
 pub use limits::Limits;
+pub use params::Params;
 pub use plugin::{About, Placement, Plugin, Prepared};

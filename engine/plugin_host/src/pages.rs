@@ -5,10 +5,9 @@
 //! once, on the trial instance. Calls on the real one would tell, too, but change its state.
 
 use crate::Limits;
-use crate::latency::Latency;
 use crate::running::Running;
 use crate::wasm_scheduler::WasmScheduler;
-use dataplane::{Candidate, Load, NewFlow, Scheduler};
+use dataplane::{Candidate, Latency, Load, NewFlow, Scheduler};
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -36,9 +35,9 @@ impl Pages {
             destination_port: 80,
             protocol: 6,
         };
-        if scheduler.servers_changed(&servers).is_ok() {
+        if scheduler.servers_changed(&servers, 0).is_ok() {
             scheduler.load_changed(0, Load { active: 1, inactive: 1 });
-            let _ = (0..4).try_for_each(|_| scheduler.choose(&flow).map(drop));
+            let _ = (0..4).try_for_each(|_| scheduler.choose(&flow, 0).map(drop));
         }
         let after = scheduler.memory();
         let pages = before.chunks(PAGE).zip(after.chunks(PAGE)).enumerate();

@@ -1,11 +1,12 @@
 //! A checked and compiled plugin, and instances of it.
 
-use crate::check::{Facts, check};
+use crate::check::{Facts, check, wasm_of};
 use crate::pages::Pages;
 use crate::running::Running;
+use crate::table::Layout;
 use crate::wasm_scheduler::WasmScheduler;
-use crate::{Error, Latency, Limits, Refusal};
-use dataplane::{Instance, Scheduler};
+use crate::{Error, Limits, Params, Refusal};
+use dataplane::{Instance, Latency, Scheduler};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +27,10 @@ struct Inner {
     version: String,
     digest: String,
     size: usize,
-    capacity: usize,
+    /// Of the trial instance.
+    layout: Layout,
+    /// Bytes, of the trial instance.
+    memory: usize,
     /// Those that a worker's calls write.
     pages: Pages,
 }
@@ -56,9 +60,12 @@ impl Plugin {
         engine: &Engine,
         limits: Limits,
         name: &str,
-        wasm: &[u8],
+        file: &[u8],
     ) -> Result<Plugin, Error> {
         let refused = |refusal| Error::Refused { plugin: name.to_owned(), refusal };
+        check_size(file, &limits).map_err(refused)?;
+        let wasm = &*wasm_of(file).map_err(refused)?;
+        check_size(wasm, &limits).map_err(refused)?;
         let facts = check(wasm, &limits).map_err(refused)?;
         let module = Module::new(engine, wasm).map_err(|error| {
             refused(Refusal::Malformed { reason: error.root_cause().to_string() })
@@ -66,7 +73,8 @@ impl Plugin {
         let trial = Placement { worker: 0, workers: 1, seed: 0 };
         let running = Running::start(engine, &module, &facts, &limits, trial)
             .map_err(|failed| failed.of(name))?;
-        let capacity = running.layout.capacity;
+        let layout = running.layout;
+        let memory = running.memory.data_size(&running.store);
         let digest = digest(wasm);
         let inner = Inner {
             engine: engine.clone(),
@@ -77,7 +85,8 @@ impl Plugin {
             facts,
             digest,
             size: wasm.len(),
-            capacity,
+            layout,
+            memory,
             pages: Pages::written_by_calls(running, &limits),
         };
         Ok(Plugin { inner: Arc::new(inner) })
@@ -99,12 +108,12 @@ impl Plugin {
         self.inner.facts.version.as_deref()
     }
 
-    /// SHA-256 of the file, in hexadecimal.
+    /// SHA-256 of the module, in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.inner.digest
     }
 
-    /// Size of the file in bytes.
+    /// Size of the module in bytes.
     pub fn size(&self) -> usize {
         self.inner.size
     }
@@ -117,13 +126,40 @@ impl Plugin {
     /// The most slots that it can choose from, at most 1024. A service with more real servers
     /// gets the native fallback for every flow.
     pub fn capacity(&self) -> usize {
-        self.inner.capacity
+        self.inner.layout.capacity
+    }
+
+    /// Bytes of linear memory that an instance has, from its start on.
+    pub fn memory(&self) -> usize {
+        self.inner.memory
+    }
+
+    /// Whether it takes parameters.
+    pub fn takes_params(&self) -> bool {
+        self.inner.layout.params().is_some()
+    }
+
+    /// Whether its instances hand state to those that take their place.
+    pub fn keeps_state(&self) -> bool {
+        let Inner { facts, layout, .. } = &*self.inner;
+        layout.state().is_some() && facts.has_save && facts.has_restore
+    }
+
+    /// Whether it looks at connections.
+    pub fn wants_load(&self) -> bool {
+        self.inner.layout.wants_load
+    }
+
+    /// Whether it takes these parameters: asks an instance that is dropped again.
+    pub fn check_params(&self, params: &Params) -> Result<(), Error> {
+        self.start(Placement { worker: 0, workers: 1, seed: 0 }, params).map(drop)
     }
 
     /// Makes an instance for one virtual service on one worker. Maps memory, touches what the
-    /// worker's calls will, and runs the plugin's `shunt_init`: for the control thread.
-    pub fn instantiate(&self, placement: Placement) -> Result<Prepared, Error> {
-        let (scheduler, latency) = self.scheduler(placement)?;
+    /// worker's calls will, and runs the plugin's `shunt_init` and, if there are any parameters,
+    /// `shunt_configure`: for the control thread.
+    pub fn instantiate(&self, placement: Placement, params: &Params) -> Result<Prepared, Error> {
+        let (scheduler, latency) = self.scheduler(placement, params)?;
         Ok(Prepared { instance: Instance::new(scheduler), latency })
     }
 
@@ -131,15 +167,29 @@ impl Plugin {
     pub fn scheduler(
         &self,
         placement: Placement,
+        params: &Params,
     ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
         let latency = Arc::new(Latency::default());
-        let Inner { engine, module, facts, limits, name, pages, .. } = &*self.inner;
-        let mut running = Running::start(engine, module, facts, limits, placement)
-            .map_err(|failed| failed.of(name))?;
-        pages.touch(&mut running);
-        let scheduler = WasmScheduler::new(running, limits, latency.clone());
+        let mut running = self.start(placement, params)?;
+        self.inner.pages.touch(&mut running);
+        let scheduler = WasmScheduler::new(running, &self.inner.limits, latency.clone());
         Ok((Box::new(scheduler), latency))
     }
+
+    fn start(&self, placement: Placement, params: &Params) -> Result<Running, Error> {
+        let Inner { engine, module, facts, limits, name, .. } = &*self.inner;
+        let mut running = Running::start(engine, module, facts, limits, placement)
+            .map_err(|failed| failed.of(name))?;
+        running.configure(params, name)?;
+        Ok(running)
+    }
+}
+
+fn check_size(file: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    if file.len() > limits.file_size {
+        return Err(Refusal::FileTooLarge { size: file.len(), limit: limits.file_size });
+    }
+    Ok(())
 }
 
 /// What is known of a module without compiling it.

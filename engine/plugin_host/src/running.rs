@@ -4,6 +4,7 @@ use crate::check::Facts;
 use crate::table::Layout;
 use crate::{Error, Limits, Placement, Refusal};
 use shunt_abi::{ABI_VERSION, export};
+use std::fmt;
 use wasmtime::{
     Engine, Instance, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, WasmParams,
     WasmResults,
@@ -51,7 +52,12 @@ pub(crate) struct Running {
     pub memory: Memory,
     pub schedule: TypedFunc<(), i32>,
     pub update: Option<TypedFunc<(), ()>>,
+    pub configure: Option<TypedFunc<i32, i32>>,
+    pub save: Option<TypedFunc<(), i32>>,
+    pub restore: Option<TypedFunc<i32, i32>>,
     pub layout: Layout,
+    /// Of one call on the control thread.
+    pub init_fuel: u64,
 }
 
 impl Running {
@@ -88,14 +94,41 @@ impl Running {
 
         let memory = instance.get_memory(&mut store, export::MEMORY);
         let memory = memory.ok_or_else(|| lost(export::MEMORY))?;
-        let layout = Layout::read(memory.data(&store), address).map_err(Failed::Refused)?;
+        let layout = Layout::read(memory.data(&store), address, limits.state)
+            .and_then(|layout| facts.check_against(&layout).map(|()| layout))
+            .map_err(Failed::Refused)?;
         layout.write_first(memory.data_mut(&mut store), worker, workers);
-        let update = match facts.has_update {
-            true => Some(function(&mut store, &instance, export::UPDATE)?),
-            false => None,
+        let mut exports = Exports { store: &mut store, instance: &instance };
+        let keeps = layout.state().is_some();
+        let running = Running {
+            schedule: function(exports.store, &instance, export::SCHEDULE)?,
+            update: exports.optional(export::UPDATE, facts.has_update)?,
+            configure: exports.optional(export::CONFIGURE, layout.params().is_some())?,
+            save: exports.optional(export::SAVE, keeps && facts.has_save)?,
+            restore: exports.optional(export::RESTORE, keeps && facts.has_restore)?,
+            memory,
+            layout,
+            init_fuel: fuel,
+            store,
         };
-        let schedule = function(&mut store, &instance, export::SCHEDULE)?;
-        Ok(Running { store, memory, schedule, update, layout })
+        Ok(running)
+    }
+}
+
+/// What an instance exports.
+struct Exports<'a> {
+    store: &'a mut Store<Growth>,
+    instance: &'a Instance,
+}
+
+impl Exports<'_> {
+    /// A function that is not of use in every plugin.
+    fn optional<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &'static str,
+        wanted: bool,
+    ) -> Result<Option<TypedFunc<P, R>>, Failed> {
+        if wanted { function(self.store, self.instance, name).map(Some) } else { Ok(None) }
     }
 }
 
@@ -106,6 +139,15 @@ pub(crate) enum Failed {
     Refused(Refusal),
     /// It is the machine's fault.
     NoRoom(String),
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failed::Refused(refusal) => refusal.fmt(formatter),
+            Failed::NoRoom(reason) => reason.fmt(formatter),
+        }
+    }
 }
 
 impl Failed {
@@ -136,7 +178,7 @@ fn function<P: WasmParams, R: WasmResults>(
     instance.get_typed_func(store, name).map_err(|_| lost(name))
 }
 
-fn call<P: WasmParams, R: WasmResults>(
+pub(crate) fn call<P: WasmParams, R: WasmResults>(
     store: &mut Store<Growth>,
     function: &TypedFunc<P, R>,
     arguments: P,

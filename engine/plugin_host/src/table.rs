@@ -1,8 +1,11 @@
 //! The table in a plugin's linear memory.
 
 use crate::Refusal;
-use shunt_abi::{ABI_VERSION, CAPACITY_MAX, Flow, Server, Table, WANTS_LOAD};
+use shunt_abi::{
+    ABI_VERSION, CAPACITY_MAX, CHANGES_ALL, Changes, Flow, PARAMS_MAX, Server, Table, WANTS_LOAD,
+};
 use std::mem::{align_of, offset_of, size_of};
+use std::ops::Range;
 
 /// Where the plugin laid out its table. Read once, when `shunt_init` returns: what the plugin
 /// writes there later is nobody's business but its own.
@@ -12,15 +15,33 @@ pub(crate) struct Layout {
     servers: usize,
     keys: Option<usize>,
     flow: Option<usize>,
+    changes: Option<usize>,
+    params: Option<Room>,
+    state: Option<Room>,
     /// The most slots.
     pub capacity: usize,
     /// Whether connections are kept current.
     pub wants_load: bool,
 }
 
+/// Bytes at a place in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    at: usize,
+    /// How many.
+    pub capacity: usize,
+}
+
+impl Room {
+    /// The first bytes, at most all of them.
+    pub fn first(self, length: usize) -> Range<usize> {
+        self.at..self.at + length.min(self.capacity)
+    }
+}
+
 impl Layout {
-    /// Reads and checks the table at `address`.
-    pub fn read(memory: &[u8], address: u32) -> Result<Layout, Refusal> {
+    /// Reads and checks the table at `address`, whose state may have so many bytes.
+    pub fn read(memory: &[u8], address: u32, state_max: usize) -> Result<Layout, Refusal> {
         let table = place(memory, "table", address, size_of::<Table>(), align_of::<Table>())?;
         let field = |offset: usize| get_u32(memory, table + offset);
         let found = field(offset_of!(Table, abi_version));
@@ -47,8 +68,30 @@ impl Layout {
         let servers = field(offset_of!(Table, servers));
         let size = slots * size_of::<Server>();
         let servers = place(memory, "array of servers", servers, size, align_of::<Server>())?;
-        let wants_load = wants & WANTS_LOAD != 0 || keys.is_some();
-        Ok(Layout { table, servers, keys, flow, capacity: slots, wants_load })
+        let changes = field(offset_of!(Table, changes));
+        let size = offset_of!(Changes, slots) + slots * size_of::<u16>();
+        let changes = optional("list of changes", changes, size, align_of::<Changes>())?;
+        let room = |record, address: usize, capacity: usize, limit| match field(address) {
+            0 => Ok(None),
+            address => room(memory, record, address, field(capacity), limit).map(Some),
+        };
+        let (at, capacity) = (offset_of!(Table, params), offset_of!(Table, params_capacity));
+        let params = room("room for parameters", at, capacity, PARAMS_MAX)?;
+        let (at, capacity) = (offset_of!(Table, state), offset_of!(Table, state_capacity));
+        let state = room("room for state", at, capacity, state_max)?;
+        let wants_load = wants & WANTS_LOAD != 0 || keys.is_some() || changes.is_some();
+        let capacity = slots;
+        Ok(Layout { table, servers, keys, flow, changes, params, state, capacity, wants_load })
+    }
+
+    /// Where parameters go.
+    pub fn params(&self) -> Option<Room> {
+        self.params
+    }
+
+    /// Where state is handed over.
+    pub fn state(&self) -> Option<Room> {
+        self.state
     }
 
     /// Writes the fields of the table that say where the instance works, and a table without
@@ -63,6 +106,34 @@ impl Layout {
         if let Some(flow) = self.flow {
             put(memory, flow, [0; size_of::<Flow>()]);
         }
+        for slot in 0..self.capacity {
+            self.write_change(memory, slot, 0);
+        }
+        self.write_changes(memory, CHANGES_ALL);
+    }
+
+    /// Writes that the connections of the server in `slot` have changed, as the list's entry number
+    /// `entry`.
+    #[inline]
+    pub fn write_change(&self, memory: &mut [u8], entry: usize, slot: u16) {
+        if let Some(at) = self.changes {
+            let at = at + offset_of!(Changes, slots) + entry * size_of::<u16>();
+            put(memory, at, slot.to_le_bytes());
+        }
+    }
+
+    /// Writes how many changes the list has.
+    #[inline]
+    pub fn write_changes(&self, memory: &mut [u8], count: u32) {
+        if let Some(at) = self.changes {
+            put(memory, at + offset_of!(Changes, count), count.to_le_bytes());
+        }
+    }
+
+    /// Whether the changes are listed.
+    #[inline]
+    pub fn wants_changes(&self) -> bool {
+        self.changes.is_some()
     }
 
     /// Writes how many slots are in use, and that they have changed.
@@ -109,6 +180,22 @@ impl Layout {
     pub fn wants_flow(&self) -> bool {
         self.flow.is_some()
     }
+}
+
+/// Checks that room for bytes lies within the memory and is neither none nor too much.
+fn room(
+    memory: &[u8],
+    record: &'static str,
+    address: u32,
+    capacity: u32,
+    limit: usize,
+) -> Result<Room, Refusal> {
+    let size = capacity as usize;
+    if size == 0 || size > limit {
+        return Err(Refusal::Room { record, capacity, limit });
+    }
+    let at = place(memory, record, address, size, 1)?;
+    Ok(Room { at, capacity: size })
 }
 
 /// Checks that a record lies within the memory, which never shrinks.

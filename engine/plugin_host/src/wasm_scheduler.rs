@@ -1,14 +1,16 @@
 //! A plugin's instance as the dataplane's scheduler.
 
 use crate::Limits;
-use crate::latency::{Latency, SAMPLED_ONE_IN};
 use crate::running::Running;
-use dataplane::{Candidate, Failure, Load, NewFlow, Scheduler};
-use shunt_abi::Server;
+use dataplane::{Candidate, Failure, Latency, Load, Millis, NewFlow, Scheduler};
+use shunt_abi::{CHANGES_ALL, NO_SERVER, Server};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::Trap;
+
+/// Calls of which one is timed: two clock reads cost more than a call of `rr`.
+const SAMPLED_ONE_IN: u64 = 64;
 
 /// One instance, for one virtual service on one worker.
 pub(crate) struct WasmScheduler {
@@ -23,6 +25,8 @@ pub(crate) struct WasmScheduler {
     generation: u32,
     /// There are more servers than the plugin has slots: it cannot be asked.
     overfull: bool,
+    /// Entries of the list of changes; more than there is room for: any may have changed.
+    changes: usize,
     /// Calls so far.
     calls: u64,
     latency: Arc<Latency>,
@@ -38,6 +42,7 @@ impl WasmScheduler {
             count: 0,
             generation: 0,
             overfull: false,
+            changes: usize::MAX,
             calls: 0,
             latency,
         }
@@ -64,7 +69,7 @@ impl WasmScheduler {
 }
 
 impl Scheduler for WasmScheduler {
-    fn servers_changed(&mut self, candidates: &[Candidate]) -> Result<(), Failure> {
+    fn servers_changed(&mut self, candidates: &[Candidate], _now: Millis) -> Result<(), Failure> {
         let Running { store, memory, layout, .. } = &mut self.running;
         self.overfull = candidates.len() > layout.capacity;
         if self.overfull {
@@ -89,6 +94,8 @@ impl Scheduler for WasmScheduler {
         self.count = candidates.len();
         self.generation = self.generation.wrapping_add(1);
         layout.write_count(bytes, self.count as u32, self.generation);
+        layout.write_changes(bytes, CHANGES_ALL);
+        self.changes = usize::MAX;
         self.call_update()
     }
 
@@ -103,12 +110,26 @@ impl Scheduler for WasmScheduler {
             return;
         }
         let server = &mut self.servers[slot];
+        if (server.active, server.inactive) == (load.active, load.inactive) {
+            return;
+        }
         (server.active, server.inactive) = (load.active, load.inactive);
-        layout.write_load(memory.data_mut(store), slot, server);
+        let bytes = memory.data_mut(store);
+        layout.write_load(bytes, slot, server);
+        if layout.wants_changes() {
+            if self.changes < layout.capacity {
+                layout.write_change(bytes, self.changes, slot as u16);
+                self.changes += 1;
+                layout.write_changes(bytes, self.changes as u32);
+            } else if self.changes == layout.capacity {
+                layout.write_changes(bytes, CHANGES_ALL);
+                self.changes = usize::MAX;
+            }
+        }
     }
 
     #[inline]
-    fn choose(&mut self, flow: &NewFlow) -> Result<usize, Failure> {
+    fn choose(&mut self, flow: &NewFlow, _now: Millis) -> Result<usize, Failure> {
         if self.overfull {
             return Err(Failure::OutOfRange);
         }
@@ -122,8 +143,36 @@ impl Scheduler for WasmScheduler {
         if let Some(began) = sampled {
             self.latency.record(began.elapsed());
         }
-        let slot = usize::try_from(answer?).map_err(|_| Failure::OutOfRange)?;
-        if slot < self.count { Ok(slot) } else { Err(Failure::OutOfRange) }
+        let answer = answer?;
+        let Running { store, memory, layout, .. } = &mut self.running;
+        if layout.wants_changes() && self.changes != 0 {
+            self.changes = 0;
+            layout.write_changes(memory.data_mut(store), 0);
+        }
+        match usize::try_from(answer) {
+            Ok(slot) if slot < self.count => Ok(slot),
+            _ if answer == NO_SERVER => Err(Failure::Declined),
+            _ => Err(Failure::OutOfRange),
+        }
+    }
+
+    fn save(&mut self, _now: Millis) -> Option<&[u8]> {
+        let Running { store, memory, save, layout, .. } = &mut self.running;
+        let (save, room) = (save.as_ref()?, layout.state()?);
+        store.set_fuel(self.schedule_fuel).ok()?;
+        let length = usize::try_from(save.call(&mut *store, ()).ok()?).ok()?;
+        (1..=room.capacity).contains(&length).then(|| &memory.data(store)[room.first(length)])
+    }
+
+    fn restore(&mut self, state: &[u8], _now: Millis) -> Result<bool, Failure> {
+        let Running { store, memory, restore, layout, .. } = &mut self.running;
+        let (Some(restore), Some(room)) = (restore, layout.state()) else { return Ok(false) };
+        if state.len() > room.capacity {
+            return Ok(false);
+        }
+        memory.data_mut(&mut *store)[room.first(state.len())].copy_from_slice(state);
+        store.set_fuel(self.schedule_fuel).map_err(failure)?;
+        restore.call(store, state.len() as i32).map(|answer| answer == 0).map_err(failure)
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use dataplane::Load;
-use plugin_host::{Limits, PluginHost, STOCK};
+use plugin_host::{Limits, Params, PluginHost, STOCK};
 use proptest::prelude::*;
 use std::fs;
 
@@ -38,13 +38,13 @@ proptest! {
             wasm[at] = byte;
         }
         let Ok(plugin) = impatient_host().load("damaged", &wasm) else { return Ok(()) };
-        let Ok((mut scheduler, _)) = plugin.scheduler(ALONE) else { return Ok(()) };
+        let Ok((mut scheduler, _)) = plugin.scheduler(ALONE, &Params::new()) else { return Ok(()) };
         for servers in [5, 1024, 1] {
             let servers = candidates(&vec![2; servers.min(plugin.capacity())]);
-            let _ = scheduler.servers_changed(&servers);
+            let _ = scheduler.servers_changed(&servers, 0);
             for slot in 0..5 {
                 scheduler.load_changed(slot, Load { active: slot as u32, inactive: 1 });
-                if let Ok(slot) = scheduler.choose(&FLOW) {
+                if let Ok(slot) = scheduler.choose(&FLOW, 0) {
                     prop_assert!(slot < servers.len());
                 }
             }

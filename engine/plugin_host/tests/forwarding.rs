@@ -10,7 +10,7 @@ use dataplane::{
     Seeds, Server, ServerIndex, ServerState, Service, ServiceIndex, ServiceKey, ServiceTable,
     Update, Worker, workers,
 };
-use plugin_host::{Placement, Plugin};
+use plugin_host::{Params, Placement, Plugin};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use xsk::MemoryPort;
@@ -52,7 +52,9 @@ impl Director {
     }
 
     fn set_plugin(&mut self, plugin: &Plugin) -> Arc<SchedulerCounters> {
-        let prepared = plugin.instantiate(Placement { worker: 0, workers: 1, seed: 0 }).unwrap();
+        let prepared = plugin
+            .instantiate(Placement { worker: 0, workers: 1, seed: 0 }, &Params::new())
+            .unwrap();
         let counters = prepared.instance.counters().clone();
         let schedulers = vec![(SERVICE, Some(prepared.instance))];
         self.update(Update { schedulers, ..Update::default() });
@@ -172,11 +174,32 @@ fn a_plugin_that_loops_in_update_is_benched_too() {
 }
 
 #[test]
+fn a_plugin_that_traps_is_torn_and_a_fresh_instance_takes_its_place() {
+    let trapping = load(&plugin(
+        r#"(global $calls (mut i32) (i32.const 0))
+           (func (export "shunt_schedule") (result i32)
+             (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+             (if (i32.gt_u (global.get $calls) (i32.const 3)) (then (unreachable)))
+             (i32.const 1))"#,
+    ));
+    let mut director = Director::new(&trapping, &[1, 1, 1]);
+    let counters = director.set_plugin(&trapping);
+    let choices = director.syns(1..=20);
+    assert!(choices.iter().all(Option::is_some), "{choices:?}");
+    assert_eq!((counters.is_torn(), counters.is_benched()), (true, false));
+    assert_eq!(counters.failures(Failure::Trap), 1);
+    assert_eq!(counters.failures(Failure::Benched), 16);
+    assert_eq!(counters.calls(), 4);
+    let counters = director.set_plugin(&trapping);
+    assert_eq!(director.syns(100..=102), [Some(1); 3]);
+    assert_eq!((counters.is_torn(), counters.calls()), (false, 3));
+}
+
+#[test]
 fn other_failures_are_counted_flow_by_flow() {
     let cases = [
-        ("(unreachable)", Failure::Trap),
-        ("(i32.load (i32.const -4))", Failure::Trap),
-        ("(memory.grow (i32.const 1))", Failure::OutOfRange),
+        ("(i32.const -1)", Failure::Declined),
+        ("(memory.grow (i32.const 1))", Failure::Declined),
         ("(i32.const -5)", Failure::OutOfRange),
         ("(i32.const 3)", Failure::OutOfRange),
         ("(i32.const 999999)", Failure::OutOfRange),

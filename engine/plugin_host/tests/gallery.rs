@@ -5,22 +5,22 @@ mod common;
 
 use common::*;
 use dataplane::Failure;
-use plugin_host::{Limits, PluginHost};
+use plugin_host::{Limits, Params, PluginHost};
 
 /// Asks a fresh instance over three servers, then checks that the same thread can call others.
 fn answer(wasm: &[u8]) -> Result<usize, Failure> {
     let mut scheduler = scheduler(wasm);
-    scheduler.servers_changed(&candidates(&[1, 1, 1])).unwrap();
-    let answer = scheduler.choose(&FLOW);
-    assert_eq!(answer, scheduler.choose(&FLOW), "the second call differs from the first");
+    scheduler.servers_changed(&candidates(&[1, 1, 1]), 0).unwrap();
+    let answer = scheduler.choose(&FLOW, 0);
+    assert_eq!(answer, scheduler.choose(&FLOW, 0), "the second call differs from the first");
     assert_others_work();
     answer
 }
 
 fn assert_others_work() {
-    let mut rr = host().stock("rr").unwrap().scheduler(ALONE).unwrap().0;
-    rr.servers_changed(&candidates(&[1, 1])).unwrap();
-    let choices: Vec<_> = (0..4).map(|_| rr.choose(&FLOW)).collect();
+    let mut rr = host().stock("rr").unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
+    rr.servers_changed(&candidates(&[1, 1]), 0).unwrap();
+    let choices: Vec<_> = (0..4).map(|_| rr.choose(&FLOW, 0)).collect();
     assert_eq!(choices, [Ok(0), Ok(1), Ok(0), Ok(1)]);
 }
 
@@ -39,9 +39,9 @@ fn an_infinite_loop_in_update_runs_out_of_fuel_and_schedule_still_answers() {
     let mut scheduler =
         scheduler(&plugin(&format!(r#"{SCHEDULE} (func (export "shunt_update") (loop (br 0)))"#)));
     let servers = candidates(&[1]);
-    assert_eq!(scheduler.servers_changed(&servers), Err(Failure::OutOfFuel));
-    assert_eq!(scheduler.choose(&FLOW), Ok(0));
-    assert_eq!(scheduler.servers_changed(&servers), Err(Failure::OutOfFuel));
+    assert_eq!(scheduler.servers_changed(&servers, 0), Err(Failure::OutOfFuel));
+    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
+    assert_eq!(scheduler.servers_changed(&servers, 0), Err(Failure::OutOfFuel));
     assert_others_work();
 }
 
@@ -54,8 +54,8 @@ fn unreachable_traps() {
 fn unreachable_in_update_traps() {
     let mut scheduler =
         scheduler(&plugin(&format!(r#"{SCHEDULE} (func (export "shunt_update") (unreachable))"#)));
-    assert_eq!(scheduler.servers_changed(&candidates(&[1])), Err(Failure::Trap));
-    assert_eq!(scheduler.choose(&FLOW), Ok(0));
+    assert_eq!(scheduler.servers_changed(&candidates(&[1]), 0), Err(Failure::Trap));
+    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
 }
 
 #[test]
@@ -91,13 +91,13 @@ fn deep_recursion() -> (PluginHost, Vec<u8>) {
 fn deep_recursion_traps_even_on_a_small_stack() {
     let (host, wasm) = deep_recursion();
     let plugin = host.load("test", &wasm).unwrap();
-    let (mut scheduler, _) = plugin.scheduler(ALONE).unwrap();
+    let (mut scheduler, _) = plugin.scheduler(ALONE, &Params::new()).unwrap();
     // Half of what a thread has by default; the limit on the plugin's stack is a quarter of it.
     let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
         plugin_host::prepare_worker_thread();
-        scheduler.servers_changed(&candidates(&[1])).unwrap();
+        scheduler.servers_changed(&candidates(&[1]), 0).unwrap();
         for _ in 0..3 {
-            assert_eq!(scheduler.choose(&FLOW), Err(Failure::Trap));
+            assert_eq!(scheduler.choose(&FLOW, 0), Err(Failure::Trap));
         }
         assert_others_work();
     });
@@ -107,7 +107,7 @@ fn deep_recursion_traps_even_on_a_small_stack() {
 #[test]
 fn memory_does_not_grow_after_the_start() {
     // `memory.grow` answers -1 instead of the former size.
-    assert_eq!(answer(&schedule("(memory.grow (i32.const 1))")), Err(Failure::OutOfRange));
+    assert_eq!(answer(&schedule("(memory.grow (i32.const 1))")), Err(Failure::Declined));
     let size = schedule("(drop (memory.grow (i32.const 1))) (i32.sub (memory.size) (i32.const 1))");
     assert_eq!(answer(&size), Ok(0));
 }
@@ -130,7 +130,7 @@ fn memory_grows_in_init_up_to_the_limit() {
     // 16 MiB are 256 pages, and one is there from the start.
     assert_eq!(answer(&growing(1)), Ok(1));
     assert_eq!(answer(&growing(255)), Ok(1));
-    assert_eq!(answer(&growing(256)), Err(Failure::OutOfRange));
+    assert_eq!(answer(&growing(256)), Err(Failure::Declined));
 }
 
 #[test]
@@ -140,12 +140,17 @@ fn tables_do_not_grow_after_the_start() {
            (func (export "shunt_schedule") (result i32)
              (table.grow 0 (ref.null func) (i32.const 1)))"#,
     );
-    assert_eq!(answer(&wasm), Err(Failure::OutOfRange));
+    assert_eq!(answer(&wasm), Err(Failure::Declined));
+}
+
+#[test]
+fn minus_one_declines() {
+    assert_eq!(answer(&schedule("(i32.const -1)")), Err(Failure::Declined));
 }
 
 #[test]
 fn answers_that_are_no_slot_are_out_of_range() {
-    for slot in [-5, i32::MIN, 3, 999_999, i32::MAX] {
+    for slot in [-5, -2, i32::MIN, 3, 999_999, i32::MAX] {
         let wasm = schedule(&format!("(i32.const {slot})"));
         assert_eq!(answer(&wasm), Err(Failure::OutOfRange), "{slot}");
     }
@@ -155,8 +160,8 @@ fn answers_that_are_no_slot_are_out_of_range() {
 #[test]
 fn the_slot_of_a_drained_server_is_passed_on() {
     let mut scheduler = scheduler(&schedule("(i32.const 1)"));
-    scheduler.servers_changed(&candidates(&[1, 0])).unwrap();
-    assert_eq!(scheduler.choose(&FLOW), Ok(1));
+    scheduler.servers_changed(&candidates(&[1, 0]), 0).unwrap();
+    assert_eq!(scheduler.choose(&FLOW, 0), Ok(1));
 }
 
 #[test]
@@ -168,10 +173,10 @@ fn a_plugin_that_goes_bad_after_10000_calls() {
              (if (i32.gt_u (global.get $calls) (i32.const 10000)) (then (unreachable)))
              (i32.const 0))"#,
     ));
-    scheduler.servers_changed(&candidates(&[1])).unwrap();
+    scheduler.servers_changed(&candidates(&[1]), 0).unwrap();
     for call in 1..=10_002 {
         let expected = if call <= 10_000 { Ok(0) } else { Err(Failure::Trap) };
-        assert_eq!(scheduler.choose(&FLOW), expected, "call {call}");
+        assert_eq!(scheduler.choose(&FLOW, 0), expected, "call {call}");
     }
 }
 
@@ -185,9 +190,9 @@ fn fuel_is_set_anew_for_each_call() {
            (br_if 0 (local.get $left)))
          (i32.const 0)",
     ));
-    scheduler.servers_changed(&candidates(&[1])).unwrap();
+    scheduler.servers_changed(&candidates(&[1]), 0).unwrap();
     for _ in 0..10 {
-        assert_eq!(scheduler.choose(&FLOW), Ok(0));
+        assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
     }
 }
 
@@ -195,12 +200,12 @@ fn fuel_is_set_anew_for_each_call() {
 fn more_servers_than_the_plugin_has_slots_for() {
     let table = words(64, &[1, 0, 2, 4096]);
     let mut scheduler = scheduler(&module(&[MEMORY, &table, ABI_VERSION, INIT, SCHEDULE]));
-    scheduler.servers_changed(&candidates(&[1, 1])).unwrap();
-    assert_eq!(scheduler.choose(&FLOW), Ok(0));
-    assert_eq!(scheduler.servers_changed(&candidates(&[1, 1, 1])), Err(Failure::OutOfRange));
-    assert_eq!(scheduler.choose(&FLOW), Err(Failure::OutOfRange));
-    scheduler.servers_changed(&candidates(&[1, 1])).unwrap();
-    assert_eq!(scheduler.choose(&FLOW), Ok(0));
+    scheduler.servers_changed(&candidates(&[1, 1]), 0).unwrap();
+    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
+    assert_eq!(scheduler.servers_changed(&candidates(&[1, 1, 1]), 0), Err(Failure::OutOfRange));
+    assert_eq!(scheduler.choose(&FLOW, 0), Err(Failure::OutOfRange));
+    scheduler.servers_changed(&candidates(&[1, 1]), 0).unwrap();
+    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
 }
 
 /// A plugin may write over the table as much as it likes: it hurts nobody else.
@@ -210,7 +215,7 @@ fn a_plugin_that_overwrites_its_table() {
         "(memory.fill (i32.const 0) (i32.const 255) (i32.const 65536)) (i32.const 2)",
     ));
     for weights in [&[1, 1, 1][..], &[1; 1024], &[1, 1, 1]] {
-        scheduler.servers_changed(&candidates(weights)).unwrap();
-        assert_eq!(scheduler.choose(&FLOW), Ok(2));
+        scheduler.servers_changed(&candidates(weights), 0).unwrap();
+        assert_eq!(scheduler.choose(&FLOW, 0), Ok(2));
     }
 }

@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plugin_host::Error;
+use plugin_host::Params;
 
 #[test]
 fn an_instance_too_many_is_an_error_and_the_others_go_on() {
@@ -15,7 +16,7 @@ fn an_instance_too_many_is_an_error_and_the_others_go_on() {
 
     let mut instances = Vec::new();
     let error = loop {
-        match plugin.scheduler(ALONE) {
+        match plugin.scheduler(ALONE, &Params::new()) {
             Ok((scheduler, _)) => instances.push(scheduler),
             Err(error) => break error,
         }
@@ -26,9 +27,9 @@ fn an_instance_too_many_is_an_error_and_the_others_go_on() {
 
     assert!(instances.len() > 5);
     for scheduler in &mut instances {
-        scheduler.servers_changed(&candidates(&[1, 1])).unwrap();
-        assert_eq!([scheduler.choose(&FLOW), scheduler.choose(&FLOW)], [Ok(0), Ok(1)]);
+        scheduler.servers_changed(&candidates(&[1, 1]), 0).unwrap();
+        assert_eq!([scheduler.choose(&FLOW, 0), scheduler.choose(&FLOW, 0)], [Ok(0), Ok(1)]);
     }
     instances.pop();
-    plugin.scheduler(ALONE).unwrap();
+    plugin.scheduler(ALONE, &Params::new()).unwrap();
 }

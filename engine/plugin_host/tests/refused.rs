@@ -33,7 +33,14 @@ fn files_that_are_no_module() {
     for file in [&b""[..], b"\0as", b"\x7fELF\x02\x01\x01", b"Hello", b"\0asm\x02\0\0\0"] {
         assert_refused(file, not_wasm);
     }
-    assert_refused(b" (module)", "the file is WebAssembly text: translate it with wat2wasm first");
+    assert_refused(
+        b" ;; a plugin\n(module\n  (memory (export \"memory\") one))",
+        "the file is WebAssembly text with a mistake in it (at 3:29: unexpected token, expected \
+         one of: left paren, u32, `i32`, `i64`): mend it",
+    );
+    assert!(refusal(b"(a plugin in Lisp)").starts_with("the file is WebAssembly text with a mis"));
+    assert!(refusal(b"(module").starts_with("the file is WebAssembly text with a mistake in it"));
+    assert!(refusal(b"(component)").starts_with("the file is a component"));
     assert_refused(
         &wat::parse_str("(component)").unwrap(),
         "the file is a component and a plugin is a core module: build it for \

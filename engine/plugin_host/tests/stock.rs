@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use dataplane::{Load, Scheduler};
 use histories::history;
-use plugin_host::{Limits, Placement, PluginHost, STOCK};
+use plugin_host::{Limits, Params, Placement, PluginHost, STOCK, wasm_of};
 use proptest::prelude::*;
 use shunt_sdk::testing::{Event, Host};
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ mod histories;
 fn stock(name: &str, worker: u32) -> Box<dyn Scheduler> {
     static HOST: OnceLock<PluginHost> = OnceLock::new();
     let placement = Placement { worker, workers: 5, seed: 0 };
-    HOST.get_or_init(host).stock(name).unwrap().scheduler(placement).unwrap().0
+    HOST.get_or_init(host).stock(name).unwrap().scheduler(placement, &Params::new()).unwrap().0
 }
 
 fn play(scheduler: &mut dyn Scheduler, history: &[Event]) -> Vec<Option<usize>> {
@@ -27,12 +27,12 @@ fn play(scheduler: &mut dyn Scheduler, history: &[Event]) -> Vec<Option<usize>> 
         match event {
             Event::Weights(weights) => {
                 slots = weights.len();
-                scheduler.servers_changed(&candidates(weights)).unwrap();
+                scheduler.servers_changed(&candidates(weights), 0).unwrap();
             }
             &Event::Load { slot, active, inactive } if slot < slots => {
                 scheduler.load_changed(slot, Load { active, inactive });
             }
-            Event::Choose => choices.push(scheduler.choose(&FLOW).ok()),
+            Event::Choose => choices.push(scheduler.choose(&FLOW, 0).ok()),
             _ => {}
         }
     }
@@ -81,6 +81,17 @@ fn the_digest_is_sha_256_and_stands_in_for_a_version() {
 }
 
 #[test]
+fn text_is_the_module_that_it_describes() {
+    let text = format!("(module {MEMORY} {TABLE} {ABI_VERSION} {INIT} {SCHEDULE})");
+    let wasm = wasm_of(text.as_bytes()).unwrap();
+    assert_eq!(wasm, plugin(SCHEDULE));
+    assert!(matches!(wasm_of(&wasm), Ok(std::borrow::Cow::Borrowed(same)) if same == &*wasm));
+    let (from_text, from_wasm) = (load(text.as_bytes()), load(&wasm));
+    assert_eq!(from_text.digest(), from_wasm.digest());
+    assert_eq!(from_text.size(), wasm.len());
+}
+
+#[test]
 fn only_least_connection_wants_loads() {
     assert!(!stock("rr", 0).wants_load());
     assert!(!stock("wrr", 0).wants_load());
@@ -93,8 +104,8 @@ fn round_robin_begins_at_another_server_on_each_worker() {
         let firsts: Vec<_> = (0..3)
             .map(|worker| {
                 let mut scheduler = stock(name, worker);
-                scheduler.servers_changed(&candidates(&[1, 1, 1])).unwrap();
-                scheduler.choose(&FLOW).unwrap()
+                scheduler.servers_changed(&candidates(&[1, 1, 1]), 0).unwrap();
+                scheduler.choose(&FLOW, 0).unwrap()
             })
             .collect();
         assert_eq!(firsts, [0, 1, 2], "{name}");
@@ -104,13 +115,13 @@ fn round_robin_begins_at_another_server_on_each_worker() {
 #[test]
 fn least_connection_finds_every_slot_of_a_full_table() {
     let mut lc = stock("lc", 0);
-    lc.servers_changed(&candidates(&[1; 1024])).unwrap();
+    lc.servers_changed(&candidates(&[1; 1024]), 0).unwrap();
     for slot in 0..1024 {
         lc.load_changed(slot, Load { active: 5, inactive: 5 });
     }
     for slot in 0..1024 {
         lc.load_changed(slot, Load { active: 5, inactive: 4 });
-        assert_eq!(lc.choose(&FLOW), Ok(slot));
+        assert_eq!(lc.choose(&FLOW, 0), Ok(slot));
         lc.load_changed(slot, Load { active: u32::MAX, inactive: u32::MAX });
     }
 }
@@ -120,20 +131,20 @@ fn least_connection_finds_every_slot_of_a_full_table() {
 fn loads_stay_with_the_server_and_not_with_the_slot() {
     let mut lc = stock("lc", 0);
     let mut servers = candidates(&[1, 1]);
-    lc.servers_changed(&servers).unwrap();
+    lc.servers_changed(&servers, 0).unwrap();
     lc.load_changed(0, Load { active: 9, inactive: 0 });
     lc.load_changed(1, Load { active: 5, inactive: 0 });
-    assert_eq!(lc.choose(&FLOW), Ok(1));
+    assert_eq!(lc.choose(&FLOW, 0), Ok(1));
     servers[0].weight = 7;
-    lc.servers_changed(&servers).unwrap();
-    assert_eq!(lc.choose(&FLOW), Ok(1));
+    lc.servers_changed(&servers, 0).unwrap();
+    assert_eq!(lc.choose(&FLOW, 0), Ok(1));
     servers[0].address = [10, 9, 9, 9].into();
-    lc.servers_changed(&servers).unwrap();
-    assert_eq!(lc.choose(&FLOW), Ok(0));
+    lc.servers_changed(&servers, 0).unwrap();
+    assert_eq!(lc.choose(&FLOW, 0), Ok(0));
     // Beyond the last slot nothing is kept.
-    lc.servers_changed(&servers[..1]).unwrap();
+    lc.servers_changed(&servers[..1], 0).unwrap();
     lc.load_changed(1, Load { active: 0, inactive: 0 });
-    assert_eq!(lc.choose(&FLOW), Ok(0));
+    assert_eq!(lc.choose(&FLOW, 0), Ok(0));
 }
 
 /// What the limits on fuel leave for plugins that work harder: these use a third at most.
@@ -153,10 +164,11 @@ fn the_fullest_tables_take_little_fuel() {
     let fibonacci = std::array::from_fn(|slot| if slot % 2 == 0 { 46_368 } else { 28_657 });
     for &name in STOCK {
         for weights in [[1; 1024], one_heavy, one_left, fibonacci] {
-            let mut scheduler = host.stock(name).unwrap().scheduler(ALONE).unwrap().0;
-            scheduler.servers_changed(&candidates(&weights)).unwrap();
+            let mut scheduler =
+                host.stock(name).unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
+            scheduler.servers_changed(&candidates(&weights), 0).unwrap();
             for _ in 0..3000 {
-                scheduler.choose(&FLOW).unwrap();
+                scheduler.choose(&FLOW, 0).unwrap();
             }
         }
     }

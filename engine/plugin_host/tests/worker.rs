@@ -6,7 +6,7 @@ use allocation_counter::{AllocationInfo, measure};
 use common::*;
 use dataplane::Load;
 use nix::sys::resource::{UsageWho, getrusage};
-use plugin_host::{Placement, STOCK};
+use plugin_host::{Params, Placement, STOCK};
 use std::net::Ipv6Addr;
 use std::thread;
 
@@ -26,17 +26,17 @@ fn a_worker_that_calls_allocates_nothing() {
     let many = candidates(&[3; 1024]);
     let few = candidates(&[1, 2, 0, 4]);
     for plugin in plugins {
-        let (mut scheduler, latency) = plugin.scheduler(ALONE).unwrap();
+        let (mut scheduler, latency) = plugin.scheduler(ALONE, &Params::new()).unwrap();
         let worker = thread::spawn({
             let (many, few) = (many.clone(), few.clone());
             move || {
                 plugin_host::prepare_worker_thread();
                 let info = measure(|| {
                     for servers in [&many, &few, &many] {
-                        scheduler.servers_changed(servers).unwrap();
+                        scheduler.servers_changed(servers, 0).unwrap();
                         for turn in 0..200 {
                             scheduler.load_changed(turn % 4, Load { active: 1, inactive: 2 });
-                            scheduler.choose(&FLOW).unwrap();
+                            scheduler.choose(&FLOW, 0).unwrap();
                         }
                     }
                 });
@@ -55,7 +55,7 @@ fn a_worker_that_calls_allocates_nothing() {
 fn a_trap_allocates_and_frees_it_at_once() {
     let mut scheduler = scheduler(&schedule("(unreachable)"));
     let info = measure(|| {
-        scheduler.choose(&FLOW).unwrap_err();
+        scheduler.choose(&FLOW, 0).unwrap_err();
     });
     assert_ne!(allocations(info), 0);
     assert_eq!(info.count_current, 0);
@@ -66,12 +66,14 @@ fn instances_work_on_other_threads_than_their_makers() {
     let plugin = host().stock("rr").unwrap();
     let workers: Vec<_> = (0..2)
         .map(|worker| {
-            let prepared = plugin.scheduler(Placement { worker, workers: 2, seed: 7 }).unwrap();
+            let prepared = plugin
+                .scheduler(Placement { worker, workers: 2, seed: 7 }, &Params::new())
+                .unwrap();
             thread::spawn(move || {
                 plugin_host::prepare_worker_thread();
                 let mut scheduler = prepared.0;
-                scheduler.servers_changed(&candidates(&[1, 1])).unwrap();
-                (0..1000).map(|_| scheduler.choose(&FLOW).unwrap()).collect::<Vec<_>>()
+                scheduler.servers_changed(&candidates(&[1, 1]), 0).unwrap();
+                (0..1000).map(|_| scheduler.choose(&FLOW, 0).unwrap()).collect::<Vec<_>>()
             })
         })
         .collect();
@@ -89,15 +91,15 @@ fn failing_calls_on_one_thread_do_not_disturb_another() {
         for body in bad {
             let mut scheduler = scheduler(&schedule(body));
             for _ in 0..100 {
-                scheduler.choose(&FLOW).unwrap_err();
+                scheduler.choose(&FLOW, 0).unwrap_err();
             }
         }
     });
-    let mut rr = host().stock("rr").unwrap().scheduler(ALONE).unwrap().0;
-    rr.servers_changed(&candidates(&[1, 1, 1])).unwrap();
+    let mut rr = host().stock("rr").unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
+    rr.servers_changed(&candidates(&[1, 1, 1]), 0).unwrap();
     let mut call = 0;
     while !failing.is_finished() || call < 1000 {
-        assert_eq!(rr.choose(&FLOW), Ok(call % 3));
+        assert_eq!(rr.choose(&FLOW, 0), Ok(call % 3));
         call += 1;
     }
     failing.join().unwrap();
@@ -113,10 +115,10 @@ fn the_first_calls_find_their_memory_in_place() {
         let plugin = host().stock(name).unwrap();
         let mut faults: Vec<_> = (0..15)
             .map(|_| {
-                let (mut scheduler, _) = plugin.scheduler(ALONE).unwrap();
+                let (mut scheduler, _) = plugin.scheduler(ALONE, &Params::new()).unwrap();
                 let before = faults();
-                scheduler.servers_changed(&servers).unwrap();
-                scheduler.choose(&FLOW).unwrap();
+                scheduler.servers_changed(&servers, 0).unwrap();
+                scheduler.choose(&FLOW, 0).unwrap();
                 faults() - before
             })
             .collect();
@@ -128,13 +130,13 @@ fn the_first_calls_find_their_memory_in_place() {
 #[test]
 fn instances_are_independent_of_each_other() {
     let plugin = host().stock("rr").unwrap();
-    let mut one = plugin.scheduler(ALONE).unwrap().0;
-    let mut other = plugin.scheduler(ALONE).unwrap().0;
-    one.servers_changed(&candidates(&[1, 1, 1])).unwrap();
-    other.servers_changed(&candidates(&[1, 0, 1])).unwrap();
-    assert_eq!([one.choose(&FLOW), one.choose(&FLOW)], [Ok(0), Ok(1)]);
-    assert_eq!([other.choose(&FLOW), other.choose(&FLOW)], [Ok(0), Ok(2)]);
-    assert_eq!(one.choose(&FLOW), Ok(2));
+    let mut one = plugin.scheduler(ALONE, &Params::new()).unwrap().0;
+    let mut other = plugin.scheduler(ALONE, &Params::new()).unwrap().0;
+    one.servers_changed(&candidates(&[1, 1, 1]), 0).unwrap();
+    other.servers_changed(&candidates(&[1, 0, 1]), 0).unwrap();
+    assert_eq!([one.choose(&FLOW, 0), one.choose(&FLOW, 0)], [Ok(0), Ok(1)]);
+    assert_eq!([other.choose(&FLOW, 0), other.choose(&FLOW, 0)], [Ok(0), Ok(2)]);
+    assert_eq!(one.choose(&FLOW, 0), Ok(2));
 }
 
 /// A scheduler whose answer is a byte, halfword or word of its memory, or of what `shunt_init`
@@ -197,12 +199,12 @@ fn a_plugin_finds_everything_where_the_contract_says() {
         // Answered as 1 or 0, since only slots below `count` are let through.
         let check = format!("i32.eq ({load}) (i32.const {expected})");
         let plugin = host.load("reader", &reader(&check)).unwrap();
-        let (mut scheduler, _) = plugin.scheduler(placement).unwrap();
+        let (mut scheduler, _) = plugin.scheduler(placement, &Params::new()).unwrap();
         assert!(scheduler.wants_load());
-        scheduler.servers_changed(&candidates(&[1; 4])).unwrap();
-        scheduler.servers_changed(&servers).unwrap();
+        scheduler.servers_changed(&candidates(&[1; 4]), 0).unwrap();
+        scheduler.servers_changed(&servers, 0).unwrap();
         scheduler.load_changed(0, Load { active: 11, inactive: 13 });
-        assert_eq!(scheduler.choose(&FLOW), Ok(1), "{load} is not {expected}");
+        assert_eq!(scheduler.choose(&FLOW, 0), Ok(1), "{load} is not {expected}");
     }
 }
 
@@ -213,7 +215,7 @@ fn without_wishes_nothing_is_written_for_them() {
         (i32.or (i32.load (i32.const 4100)) (i32.load (i32.const 0))))"#;
     let mut scheduler = scheduler(&module(&[MEMORY, &table, ABI_VERSION, INIT, schedule]));
     assert!(!scheduler.wants_load());
-    scheduler.servers_changed(&candidates(&[1])).unwrap();
+    scheduler.servers_changed(&candidates(&[1]), 0).unwrap();
     scheduler.load_changed(0, Load { active: 11, inactive: 13 });
-    assert_eq!(scheduler.choose(&FLOW), Ok(0));
+    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
 }

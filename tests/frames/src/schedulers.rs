@@ -1,6 +1,6 @@
 //! Schedulers for tests: one that turns, and one that does as it is told.
 
-use dataplane::{Candidate, Failure, Load, NewFlow, Scheduler};
+use dataplane::{Candidate, Failure, Load, Millis, NewFlow, Scheduler};
 use std::sync::{Arc, Mutex};
 
 /// Round robin over the servers that take new flows, from the first slot on.
@@ -12,7 +12,7 @@ pub struct RoundRobin {
 }
 
 impl Scheduler for RoundRobin {
-    fn servers_changed(&mut self, servers: &[Candidate]) -> Result<(), Failure> {
+    fn servers_changed(&mut self, servers: &[Candidate], _: Millis) -> Result<(), Failure> {
         self.slots = servers.len().min(128);
         self.open = 0;
         for (slot, server) in servers.iter().enumerate().take(128) {
@@ -27,7 +27,7 @@ impl Scheduler for RoundRobin {
 
     fn load_changed(&mut self, _slot: usize, _load: Load) {}
 
-    fn choose(&mut self, _flow: &NewFlow) -> Result<usize, Failure> {
+    fn choose(&mut self, _flow: &NewFlow, _: Millis) -> Result<usize, Failure> {
         for step in 0..self.slots {
             let slot = (self.next + step) % self.slots;
             if self.open >> slot & 1 == 1 {
@@ -85,7 +85,7 @@ impl Scripted {
 }
 
 impl Scheduler for Scripted {
-    fn servers_changed(&mut self, servers: &[Candidate]) -> Result<(), Failure> {
+    fn servers_changed(&mut self, servers: &[Candidate], _: Millis) -> Result<(), Failure> {
         let mut heard = self.heard.lock().expect("no test has panicked inside");
         heard.servers_changed += 1;
         heard.weights = servers.iter().map(|server| server.weight).collect();
@@ -101,7 +101,7 @@ impl Scheduler for Scripted {
         self.heard.lock().expect("no test has panicked inside").loads[slot] = load;
     }
 
-    fn choose(&mut self, flow: &NewFlow) -> Result<usize, Failure> {
+    fn choose(&mut self, flow: &NewFlow, _: Millis) -> Result<usize, Failure> {
         let mut heard = self.heard.lock().expect("no test has panicked inside");
         heard.asked.push(*flow);
         if heard.least {

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test file uses some of it
 
 use dataplane::{Candidate, NewFlow, Scheduler};
-use plugin_host::{Limits, Placement, Plugin, PluginHost};
+use plugin_host::{Limits, Params, Placement, Plugin, PluginHost};
 use std::net::Ipv4Addr;
 
 pub const ALONE: Placement = Placement { worker: 0, workers: 1, seed: 1 };
@@ -59,7 +59,7 @@ pub fn load(wasm: &[u8]) -> Plugin {
 }
 
 pub fn scheduler(wasm: &[u8]) -> Box<dyn Scheduler> {
-    load(wasm).scheduler(ALONE).unwrap().0
+    load(wasm).scheduler(ALONE, &Params::new()).unwrap().0
 }
 
 pub fn candidates(weights: &[u32]) -> Vec<Candidate> {

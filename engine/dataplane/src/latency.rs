@@ -1,28 +1,28 @@
-//! How long calls of a plugin take.
+//! How long things take that a worker does.
 
+use crate::counters::add;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Calls of which one is timed: two clock reads cost more than a call of `rr`.
-pub(crate) const SAMPLED_ONE_IN: u64 = 64;
-
-/// Histogram of the time that `choose` takes in one instance, over a sample of one call in 64.
-/// The worker writes, any thread reads.
+/// Histogram of durations. One worker writes, any thread reads.
 #[derive(Debug, Default)]
 pub struct Latency {
     buckets: [AtomicU64; Latency::BOUNDS.len() + 1],
     sum: AtomicU64,
+    max: AtomicU64,
 }
 
-/// A reading of a [`Latency`]. Readings of several instances may be added up.
+/// A reading of a [`Latency`]. Readings of several may be added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LatencyCounts {
-    /// Sampled calls by bucket, not cumulated. Bucket `i` counts the calls that took longer than
+    /// Durations by bucket, not cumulated. Bucket `i` counts those longer than
     /// `Latency::BOUNDS[i - 1]` and at most `Latency::BOUNDS[i]` nanoseconds; the last bucket has
     /// no upper bound.
     pub buckets: [u64; Latency::BOUNDS.len() + 1],
-    /// Sum of the sampled times in nanoseconds.
+    /// Sum of the durations in nanoseconds.
     pub sum: u64,
+    /// The longest duration in nanoseconds.
+    pub max: u64,
 }
 
 impl Latency {
@@ -32,43 +32,42 @@ impl Latency {
         1_000_000,
     ];
 
-    /// What was sampled so far.
+    /// What was recorded so far.
     pub fn read(&self) -> LatencyCounts {
         LatencyCounts {
             buckets: std::array::from_fn(|bucket| self.buckets[bucket].load(Relaxed)),
             sum: self.sum.load(Relaxed),
+            max: self.max.load(Relaxed),
         }
     }
 
-    /// Counts one sampled call. Only the worker that owns the instance calls this.
-    pub(crate) fn record(&self, took: Duration) {
+    /// Counts one duration. Only the worker that it is of calls this.
+    pub fn record(&self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = Latency::BOUNDS.partition_point(|&bound| bound < nanoseconds);
         add(&self.buckets[bucket], 1);
         add(&self.sum, nanoseconds);
+        self.max.store(self.max.load(Relaxed).max(nanoseconds), Relaxed);
     }
 }
 
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
-}
-
 impl LatencyCounts {
-    /// Sampled calls.
+    /// Durations recorded.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// Adds another instance's reading.
+    /// Adds another reading.
     pub fn add(&mut self, other: &LatencyCounts) {
         for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
             *bucket += more;
         }
         self.sum += other.sum;
+        self.max = self.max.max(other.max);
     }
 
-    /// The bound in nanoseconds that the fraction `quantile` of the sampled calls did not exceed.
-    /// `None` without samples; `u64::MAX` when it lies beyond the last bound.
+    /// The bound in nanoseconds that the fraction `quantile` of the durations did not exceed.
+    /// `None` without any; `u64::MAX` when it lies beyond the last bound.
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
         let rank = (self.count() as f64 * quantile).ceil().max(1.0) as u64;
         let mut below = 0;
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_is_counted_in_the_bucket_that_its_time_does_not_exceed() {
+    fn a_duration_is_counted_in_the_bucket_that_it_does_not_exceed() {
         let latency = Latency::default();
         for nanoseconds in [0, 25, 26, 1_000_000, 1_000_001] {
             latency.record(Duration::from_nanos(nanoseconds));
@@ -95,7 +94,7 @@ mod tests {
         assert_eq!(counts.buckets[1], 1);
         assert_eq!(counts.buckets[15], 1);
         assert_eq!(counts.buckets[16], 1);
-        assert_eq!((counts.count(), counts.sum), (5, 2_000_052));
+        assert_eq!((counts.count(), counts.sum, counts.max), (5, 2_000_052, 1_000_001));
     }
 
     #[test]
