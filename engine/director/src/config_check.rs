@@ -348,7 +348,7 @@ impl Check<'_> {
                 toml::Value::Float(number) => format!("{number:?}"),
                 _ => {
                     let message = format!(
-                        "the parameter {} is a {}: write text, a number, true or false",
+                        "the parameter {} has a value of the type {}: write text, a number, true or false",
                         key.get_ref(),
                         value.get_ref().type_str()
                     );

@@ -56,6 +56,8 @@ fn write_plugins(text: &mut String, plugins: &PluginsConfig) -> fmt::Result {
         ("fuel", limits.schedule_fuel),
         ("update_fuel", limits.update_fuel),
         ("init_fuel", limits.init_fuel),
+        ("state", limits.state as u64),
+        ("compile_time", limits.compile_time.as_secs()),
         ("instances", *instances as u64),
         ("failures", (*failures).into()),
         ("window", window.as_secs()),
@@ -155,7 +157,7 @@ timeouts = { tcp = 7 }
 metrics = { listen = "off" }
 api = { socket = '/tmp/a "quoted\ path' }
 [plugins]
-memory = 70000
+memory = 2000000
 signature_keys = [
     "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
 ]

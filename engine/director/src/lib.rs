@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod neighbors;
 pub mod netlink;
 pub mod plugin_cli;
+pub mod plugin_listing;
 pub mod plugin_views;
 pub mod reload;
 pub mod run;

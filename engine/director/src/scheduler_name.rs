@@ -2,13 +2,11 @@
 //! later. And what a service tells its scheduler: parameters.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Parameters of a scheduler, by key.
-pub type Params = BTreeMap<String, String>;
+pub use plugin_host::Params;
 
 /// Characters of a plugin's name, at most.
 pub const NAME_MAX: usize = 32;
