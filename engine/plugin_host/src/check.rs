@@ -2,16 +2,18 @@
 
 use crate::table::Layout;
 use crate::{Limits, Refusal};
-use shunt_abi::{VERSION_SECTION, export};
+use shunt_abi::{VERSION_SECTION, export, import};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use wasmparser::{Encoding, ExternalKind, FuncType, MemoryType, Parser, Payload, ValType};
+use wasmparser::{Encoding, ExternalKind, FuncType, MemoryType, Parser, Payload, TypeRef, ValType};
 
 /// What the file says of itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The version that its author gave it.
     pub version: Option<String>,
+    /// Names of the functions that it imports.
+    pub imports: Vec<&'static str>,
     /// Whether it has an export `shunt_update`.
     pub has_update: bool,
     /// Whether it has an export `shunt_configure`.
@@ -48,22 +50,42 @@ const CONFIGURE: Signature =
 const SAVE: Signature = ABI_VERSION;
 const RESTORE: Signature = CONFIGURE;
 
+/// What a plugin may import.
+const IMPORTS: [(&str, Signature); 3] = [
+    (import::LOG, Signature { params: &[ValType::I32; 2], results: &[], text: "(i32, i32) -> ()" }),
+    (import::NOW_MS, Signature { params: &[], results: &[ValType::I64], text: "() -> i64" }),
+    (import::RANDOM, Signature { params: &[], results: &[ValType::I64], text: "() -> i64" }),
+];
+
 struct Signature {
     params: &'static [ValType],
     results: &'static [ValType],
     text: &'static str,
 }
 
+impl Signature {
+    fn is(&self, found: &FuncType) -> bool {
+        found.params() == self.params && found.results() == self.results
+    }
+}
+
+/// An import of a module.
+struct Import {
+    module: String,
+    name: String,
+    kind: TypeRef,
+}
+
 /// What the sections hold, as far as the contract is about it.
 #[derive(Default)]
 struct Module {
     types: Vec<FuncType>,
-    /// Index into `types`, by function.
+    /// Index into `types`, by function, those that are imported first.
     functions: Vec<u32>,
     exports: HashMap<String, (ExternalKind, u32)>,
     memories: Vec<MemoryType>,
     table_elements: u64,
-    import: Option<(String, String)>,
+    imports: Vec<Import>,
     version: Option<Vec<u8>>,
 }
 
@@ -72,9 +94,8 @@ struct Module {
 pub(crate) fn check(wasm: &[u8], limits: &Limits) -> Result<Facts, Refusal> {
     check_header(wasm)?;
     let module = read(wasm)?;
-    if let Some((module, name)) = module.import {
-        return Err(Refusal::Import { module, name });
-    }
+    let imports = module.imports.iter().map(|import| check_import(&module, import));
+    let imports = imports.collect::<Result<_, _>>()?;
     check_memory(&module, limits)?;
     if module.table_elements > limits.table_elements as u64 {
         let limit = limits.table_elements;
@@ -84,6 +105,7 @@ pub(crate) fn check(wasm: &[u8], limits: &Limits) -> Result<Facts, Refusal> {
     check_function(&module, export::INIT, &INIT)?;
     check_function(&module, export::SCHEDULE, &SCHEDULE)?;
     Ok(Facts {
+        imports,
         has_update: check_optional(&module, export::UPDATE, &UPDATE)?,
         has_configure: check_optional(&module, export::CONFIGURE, &CONFIGURE)?,
         has_save: check_optional(&module, export::SAVE, &SAVE)?,
@@ -159,9 +181,13 @@ impl Module {
                 }
             }
             Payload::ImportSection(imports) => {
-                if let Some(import) = imports.into_imports().next() {
-                    let import = import?;
-                    self.import = Some((import.module.to_owned(), import.name.to_owned()));
+                for import in imports.into_imports() {
+                    let wasmparser::Import { module, name, ty: kind } = import?;
+                    if let TypeRef::Func(signature) | TypeRef::FuncExact(signature) = kind {
+                        self.functions.push(signature);
+                    }
+                    let (module, name) = (module.to_owned(), name.to_owned());
+                    self.imports.push(Import { module, name, kind });
                 }
             }
             Payload::FunctionSection(functions) => {
@@ -232,11 +258,7 @@ fn check_function(
         None => return Err(Refusal::MissingExport { name, expected: expected.text }),
         Some(&(ExternalKind::Func | ExternalKind::FuncExact, index)) => {
             match module.signature(index) {
-                Some(found)
-                    if found.params() == expected.params && found.results() == expected.results =>
-                {
-                    return Ok(());
-                }
+                Some(found) if expected.is(found) => return Ok(()),
                 Some(found) => found.to_string(),
                 None => "a function without a signature".to_owned(),
             }
@@ -244,6 +266,32 @@ fn check_function(
         Some(&(kind, _)) => describe(kind),
     };
     Err(Refusal::WrongExport { name, expected: expected.text, found })
+}
+
+/// The name of an import that there is and that has the right type.
+fn check_import(module: &Module, import: &Import) -> Result<&'static str, Refusal> {
+    let known = IMPORTS.iter().find(|(name, _)| *name == import.name);
+    let (name, expected) = match known {
+        Some(known) if import.module == import::MODULE => known,
+        _ => {
+            let Import { module, name, .. } = import;
+            return Err(Refusal::Import { module: module.clone(), name: name.clone() });
+        }
+    };
+    let found = match import.kind {
+        TypeRef::Func(signature) | TypeRef::FuncExact(signature) => {
+            match module.types.get(signature as usize) {
+                Some(found) if expected.is(found) => return Ok(name),
+                Some(found) => found.to_string(),
+                None => "a function without a signature".to_owned(),
+            }
+        }
+        TypeRef::Table(_) => describe(ExternalKind::Table),
+        TypeRef::Memory(_) => describe(ExternalKind::Memory),
+        TypeRef::Global(_) => describe(ExternalKind::Global),
+        TypeRef::Tag(_) => describe(ExternalKind::Tag),
+    };
+    Err(Refusal::WrongImport { name, expected: expected.text, found })
 }
 
 fn describe(kind: ExternalKind) -> String {

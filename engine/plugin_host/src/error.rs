@@ -88,9 +88,9 @@ pub enum Refusal {
         /// What the engine says.
         reason: String,
     },
-    /// The module imports something.
+    /// The module imports something that there is not.
     #[error(
-        "it imports {name} from {module} and a plugin of ABI version {ABI_VERSION} has no imports: \
+        "it imports {name} from {module} and there are only log, now_ms and random from shunt: \
          remove it, and build without WASI"
     )]
     Import {
@@ -98,6 +98,19 @@ pub enum Refusal {
         module: String,
         /// The item that it names.
         name: String,
+    },
+    /// An import is not what it should be.
+    #[error(
+        "its import {name} is {found}: make it {expected} (there are log: (i32, i32) -> (), \
+         now_ms: () -> i64 and random: () -> i64)"
+    )]
+    WrongImport {
+        /// The import's name.
+        name: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
     },
     /// An export is missing.
     #[error("it has no export {name}: export it as {expected}")]

@@ -1,7 +1,7 @@
 //! Loads, checks, instantiates and calls scheduler plugins.
 //!
 //! ```text
-//! PluginHost ── load / stock ──▶ Plugin ── instantiate ──▶ Prepared { instance, latency }
+//! PluginHost ── load / stock ──▶ Plugin ── instantiate ──▶ Prepared { instance, latency, log }
 //!                (control thread)           (control thread)      └── moves to a worker
 //! ```
 //!
@@ -15,10 +15,13 @@
 mod check;
 mod error;
 mod host;
+mod imports;
 mod limits;
+mod log;
 mod pages;
 mod params;
 mod plugin;
+mod random;
 mod running;
 mod table;
 mod wasm_scheduler;
@@ -29,5 +32,6 @@ pub use dataplane::{Latency, LatencyCounts};
 pub use error::{Error, Refusal};
 pub use host::{PluginHost, STOCK, prepare_worker_thread};
 pub use limits::Limits;
+pub use log::{Log, LogLine};
 pub use params::Params;
 pub use plugin::{About, Placement, Plugin, Prepared};

@@ -1,6 +1,8 @@
 //! A checked and compiled plugin, and instances of it.
 
 use crate::check::{Facts, check, wasm_of};
+use crate::imports::{Context, link};
+use crate::log::{Log, LogWriter, log};
 use crate::pages::Pages;
 use crate::running::Running;
 use crate::table::Layout;
@@ -8,9 +10,10 @@ use crate::wasm_scheduler::WasmScheduler;
 use crate::{Error, Limits, Params, Refusal};
 use dataplane::{Instance, Latency, Scheduler};
 use sha2::{Digest, Sha256};
+use shunt_abi::import;
 use std::fmt;
 use std::sync::Arc;
-use wasmtime::{Engine, Module};
+use wasmtime::{Engine, InstancePre, Module};
 
 /// A checked and compiled plugin. Cheap to clone; every clone is the same plugin.
 #[derive(Clone)]
@@ -19,8 +22,7 @@ pub struct Plugin {
 }
 
 struct Inner {
-    engine: Engine,
-    module: Module,
+    module: InstancePre<Context>,
     limits: Limits,
     facts: Facts,
     name: String,
@@ -47,12 +49,17 @@ pub struct Placement {
     pub seed: u64,
 }
 
+/// Of the instance that a plugin is tried with.
+const TRIAL: Placement = Placement { worker: 0, workers: 1, seed: 0 };
+
 /// An instance, ready for a worker.
 pub struct Prepared {
     /// Goes to the worker.
     pub instance: Box<Instance>,
-    /// How long its calls take; stays with the control thread.
+    /// How long its calls take: `choose`, one call in 64. Stays with the control thread.
     pub latency: Arc<Latency>,
+    /// What it says. Stays with the control thread.
+    pub log: Log,
 }
 
 impl Plugin {
@@ -70,14 +77,13 @@ impl Plugin {
         let module = Module::new(engine, wasm).map_err(|error| {
             refused(Refusal::Malformed { reason: error.root_cause().to_string() })
         })?;
-        let trial = Placement { worker: 0, workers: 1, seed: 0 };
-        let running = Running::start(engine, &module, &facts, &limits, trial)
+        let module = link(engine, &module, name)?;
+        let running = Running::start(&module, &facts, &limits, TRIAL, None)
             .map_err(|failed| failed.of(name))?;
         let layout = running.layout;
         let memory = running.memory.data_size(&running.store);
         let digest = digest(wasm);
         let inner = Inner {
-            engine: engine.clone(),
             module,
             limits,
             name: name.to_owned(),
@@ -145,6 +151,11 @@ impl Plugin {
         layout.state().is_some() && facts.has_save && facts.has_restore
     }
 
+    /// Names of the functions that it imports, of module `shunt`.
+    pub fn imports(&self) -> &[&'static str] {
+        &self.inner.facts.imports
+    }
+
     /// Whether it looks at connections.
     pub fn wants_load(&self) -> bool {
         self.inner.layout.wants_load
@@ -152,33 +163,54 @@ impl Plugin {
 
     /// Whether it takes these parameters: asks an instance that is dropped again.
     pub fn check_params(&self, params: &Params) -> Result<(), Error> {
-        self.start(Placement { worker: 0, workers: 1, seed: 0 }, params).map(drop)
+        self.start(TRIAL, params, None).map(drop)
     }
 
     /// Makes an instance for one virtual service on one worker. Maps memory, touches what the
     /// worker's calls will, and runs the plugin's `shunt_init` and, if there are any parameters,
     /// `shunt_configure`: for the control thread.
     pub fn instantiate(&self, placement: Placement, params: &Params) -> Result<Prepared, Error> {
-        let (scheduler, latency) = self.scheduler(placement, params)?;
-        Ok(Prepared { instance: Instance::new(scheduler), latency })
+        let (writer, log) = if self.inner.facts.imports.contains(&import::LOG) {
+            let (writer, log) = log();
+            (Some(writer), log)
+        } else {
+            (None, Log::silent())
+        };
+        let (scheduler, latency) = self.scheduler_with(placement, params, writer)?;
+        Ok(Prepared { instance: Instance::new(scheduler), latency, log })
     }
 
-    /// The same without what a worker keeps beside it: for whoever asks the scheduler directly.
+    /// The same without what a worker keeps beside it, and without a log: for whoever asks the
+    /// scheduler directly.
     pub fn scheduler(
         &self,
         placement: Placement,
         params: &Params,
     ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
+        self.scheduler_with(placement, params, None)
+    }
+
+    fn scheduler_with(
+        &self,
+        placement: Placement,
+        params: &Params,
+        log: Option<LogWriter>,
+    ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
         let latency = Arc::new(Latency::default());
-        let mut running = self.start(placement, params)?;
+        let mut running = self.start(placement, params, log)?;
         self.inner.pages.touch(&mut running);
         let scheduler = WasmScheduler::new(running, &self.inner.limits, latency.clone());
         Ok((Box::new(scheduler), latency))
     }
 
-    fn start(&self, placement: Placement, params: &Params) -> Result<Running, Error> {
-        let Inner { engine, module, facts, limits, name, .. } = &*self.inner;
-        let mut running = Running::start(engine, module, facts, limits, placement)
+    fn start(
+        &self,
+        placement: Placement,
+        params: &Params,
+        log: Option<LogWriter>,
+    ) -> Result<Running, Error> {
+        let Inner { module, facts, limits, name, .. } = &*self.inner;
+        let mut running = Running::start(module, facts, limits, placement, log)
             .map_err(|failed| failed.of(name))?;
         running.configure(params, name)?;
         Ok(running)

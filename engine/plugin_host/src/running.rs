@@ -1,54 +1,19 @@
 //! A module that runs: its store, its exports, its limits.
 
 use crate::check::Facts;
+use crate::imports::Context;
+use crate::log::LogWriter;
 use crate::table::Layout;
 use crate::{Error, Limits, Placement, Refusal};
 use shunt_abi::{ABI_VERSION, export};
 use std::fmt;
-use wasmtime::{
-    Engine, Instance, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, WasmParams,
-    WasmResults,
-};
+use wasmtime::{Instance, InstancePre, Memory, Store, Trap, TypedFunc, WasmParams, WasmResults};
 
 const START: &str = "the start function";
 
-/// What an instance may still grow by.
-pub(crate) struct Growth {
-    memory: usize,
-    table_elements: usize,
-    /// The instance has started: growing takes system calls, which a worker does not make.
-    sealed: bool,
-}
-
-impl ResourceLimiter for Growth {
-    fn memory_growing(
-        &mut self,
-        _: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(!self.sealed && desired <= self.memory)
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        // One budget for all tables of the instance.
-        let more = desired.saturating_sub(current);
-        if self.sealed || more > self.table_elements {
-            return Ok(false);
-        }
-        self.table_elements -= more;
-        Ok(true)
-    }
-}
-
 /// An instance after `shunt_init`.
 pub(crate) struct Running {
-    pub store: Store<Growth>,
+    pub store: Store<Context>,
     pub memory: Memory,
     pub schedule: TypedFunc<(), i32>,
     pub update: Option<TypedFunc<(), ()>>,
@@ -63,24 +28,22 @@ pub(crate) struct Running {
 impl Running {
     /// Instantiates a checked module and runs its start function and `shunt_init`.
     pub fn start(
-        engine: &Engine,
-        module: &Module,
+        module: &InstancePre<Context>,
         facts: &Facts,
         limits: &Limits,
         placement: Placement,
+        log: Option<LogWriter>,
     ) -> Result<Running, Failed> {
-        let growth =
-            Growth { memory: limits.memory, table_elements: limits.table_elements, sealed: false };
-        let mut store = Store::try_new(engine, growth).map_err(no_room)?;
-        store.limiter(|growth| growth);
+        let context = Context::new(limits, placement, log);
+        let mut store = Store::try_new(module.module().engine(), context).map_err(no_room)?;
+        store.limiter(|context| context.limiter());
         let fuel = limits.init_fuel;
         store.set_fuel(fuel).map_err(no_room)?;
-        let instance = Instance::new(&mut store, module, &[]).map_err(|error| {
-            match error.downcast_ref::<Trap>() {
+        let instance =
+            module.instantiate(&mut store).map_err(|error| match error.downcast_ref::<Trap>() {
                 Some(_) => Failed::Refused(ended(START, fuel, &error)),
                 None => no_room(error),
-            }
-        })?;
+            })?;
         let abi_version: TypedFunc<(), i32> = function(&mut store, &instance, export::ABI_VERSION)?;
         let found = call(&mut store, &abi_version, (), export::ABI_VERSION, fuel)? as u32;
         if found != ABI_VERSION {
@@ -90,10 +53,10 @@ impl Running {
         let Placement { worker, workers, seed } = placement;
         let arguments = (worker as i32, workers as i32, seed as i64);
         let address = call(&mut store, &init, arguments, export::INIT, fuel)? as u32;
-        store.data_mut().sealed = true;
 
         let memory = instance.get_memory(&mut store, export::MEMORY);
         let memory = memory.ok_or_else(|| lost(export::MEMORY))?;
+        store.data_mut().has_started(memory);
         let layout = Layout::read(memory.data(&store), address, limits.state)
             .and_then(|layout| facts.check_against(&layout).map(|()| layout))
             .map_err(Failed::Refused)?;
@@ -117,7 +80,7 @@ impl Running {
 
 /// What an instance exports.
 struct Exports<'a> {
-    store: &'a mut Store<Growth>,
+    store: &'a mut Store<Context>,
     instance: &'a Instance,
 }
 
@@ -171,7 +134,7 @@ fn lost(name: &str) -> Failed {
 }
 
 fn function<P: WasmParams, R: WasmResults>(
-    store: &mut Store<Growth>,
+    store: &mut Store<Context>,
     instance: &Instance,
     name: &'static str,
 ) -> Result<TypedFunc<P, R>, Failed> {
@@ -179,7 +142,7 @@ fn function<P: WasmParams, R: WasmResults>(
 }
 
 pub(crate) fn call<P: WasmParams, R: WasmResults>(
-    store: &mut Store<Growth>,
+    store: &mut Store<Context>,
     function: &TypedFunc<P, R>,
     arguments: P,
     name: &'static str,

@@ -53,9 +53,10 @@ impl WasmScheduler {
         self.running.memory.data(&self.running.store)
     }
 
-    fn call_update(&mut self) -> Result<(), Failure> {
+    fn call_update(&mut self, now: Millis) -> Result<(), Failure> {
         let Running { store, update, .. } = &mut self.running;
         let Some(update) = update else { return Ok(()) };
+        store.data_mut().now = now;
         store.set_fuel(self.update_fuel).map_err(failure)?;
         update.call(store, ()).map_err(failure)
     }
@@ -69,7 +70,7 @@ impl WasmScheduler {
 }
 
 impl Scheduler for WasmScheduler {
-    fn servers_changed(&mut self, candidates: &[Candidate], _now: Millis) -> Result<(), Failure> {
+    fn servers_changed(&mut self, candidates: &[Candidate], now: Millis) -> Result<(), Failure> {
         let Running { store, memory, layout, .. } = &mut self.running;
         self.overfull = candidates.len() > layout.capacity;
         if self.overfull {
@@ -96,7 +97,7 @@ impl Scheduler for WasmScheduler {
         layout.write_count(bytes, self.count as u32, self.generation);
         layout.write_changes(bytes, CHANGES_ALL);
         self.changes = usize::MAX;
-        self.call_update()
+        self.call_update(now)
     }
 
     fn wants_load(&self) -> bool {
@@ -129,11 +130,12 @@ impl Scheduler for WasmScheduler {
     }
 
     #[inline]
-    fn choose(&mut self, flow: &NewFlow, _now: Millis) -> Result<usize, Failure> {
+    fn choose(&mut self, flow: &NewFlow, now: Millis) -> Result<usize, Failure> {
         if self.overfull {
             return Err(Failure::OutOfRange);
         }
         let Running { store, memory, layout, .. } = &mut self.running;
+        store.data_mut().now = now;
         if layout.wants_flow() {
             layout.write_flow(memory.data_mut(store), flow);
         }
@@ -156,21 +158,23 @@ impl Scheduler for WasmScheduler {
         }
     }
 
-    fn save(&mut self, _now: Millis) -> Option<&[u8]> {
+    fn save(&mut self, now: Millis) -> Option<&[u8]> {
         let Running { store, memory, save, layout, .. } = &mut self.running;
         let (save, room) = (save.as_ref()?, layout.state()?);
+        store.data_mut().now = now;
         store.set_fuel(self.schedule_fuel).ok()?;
         let length = usize::try_from(save.call(&mut *store, ()).ok()?).ok()?;
         (1..=room.capacity).contains(&length).then(|| &memory.data(store)[room.first(length)])
     }
 
-    fn restore(&mut self, state: &[u8], _now: Millis) -> Result<bool, Failure> {
+    fn restore(&mut self, state: &[u8], now: Millis) -> Result<bool, Failure> {
         let Running { store, memory, restore, layout, .. } = &mut self.running;
         let (Some(restore), Some(room)) = (restore, layout.state()) else { return Ok(false) };
         if state.len() > room.capacity {
             return Ok(false);
         }
         memory.data_mut(&mut *store)[room.first(state.len())].copy_from_slice(state);
+        store.data_mut().now = now;
         store.set_fuel(self.schedule_fuel).map_err(failure)?;
         restore.call(store, state.len() as i32).map(|answer| answer == 0).map_err(failure)
     }
