@@ -135,7 +135,6 @@ impl Check<'_> {
                 default.compile_time.as_secs(),
                 "compile_time",
             )),
-            ..default
         }
     }
 
