@@ -1,4 +1,5 @@
-//! The control API: JSON over HTTP, on a Unix socket that only root may open.
+//! The control API: JSON over HTTP, on a Unix socket, and over TCP for those who have the token
+//! (`api_access`).
 //!
 //! A change is answered when every worker has adopted it. A refusal has the fitting status and
 //! says in one sentence what is wrong and what to do.

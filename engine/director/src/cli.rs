@@ -1,5 +1,7 @@
 //! The command line.
 
+use crate::api_address::ApiAddress;
+use crate::client::{Api, ClientError};
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
 use crate::plugin_cli::PluginCommand;
@@ -69,9 +71,22 @@ pub struct ConfigArgs {
 /// The director to speak to.
 #[derive(Debug, Args)]
 pub struct ApiArgs {
-    /// The director's API socket
-    #[arg(long, value_name = "SOCKET", default_value = API_SOCKET_DEFAULT)]
-    pub api: PathBuf,
+    /// The director's API: a socket, or http://HOST:PORT or https://HOST:PORT
+    #[arg(long, value_name = "SOCKET|URL", default_value = API_SOCKET_DEFAULT)]
+    pub api: ApiAddress,
+    /// File with the token, needed over TCP
+    #[arg(long, value_name = "FILE", env = "SHUNT_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// File with the certificate of who issued the director's, needed for https (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// What it takes to speak to it.
+    pub fn open(&self) -> Result<Api, ClientError> {
+        Api::new(&self.api, self.token_file.as_deref(), self.ca.as_deref())
+    }
 }
 
 /// What to list.

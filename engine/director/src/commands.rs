@@ -1,7 +1,7 @@
 //! What the commands do, all but `run` and `demo`.
 
 use crate::cli::{ApiArgs, Cli, ListArgs, ServerArgs, ServerCommand, ServiceCommand};
-use crate::client::{ClientError, ask, ask_lines, path_part};
+use crate::client::{Api, ClientError, ask, ask_lines, path_part};
 use crate::config::Config;
 use crate::listing;
 use crate::scheduler_name::stock_only;
@@ -34,11 +34,11 @@ pub fn check(config: &Path) -> Result<(), CommandError> {
 
 /// `shunt list`.
 pub async fn list(arguments: &ListArgs) -> Result<(), CommandError> {
-    let socket = &arguments.api.api;
+    let api = arguments.api.open()?;
     if arguments.flows {
-        return list_flows(socket, arguments.json).await;
+        return list_flows(&api, arguments.json).await;
     }
-    let answer = ask(socket, Method::GET, "/v1/services", String::new()).await?;
+    let answer = ask(&api, Method::GET, "/v1/services", "").await?;
     if arguments.json {
         return print(&String::from_utf8_lossy(&answer));
     }
@@ -46,14 +46,14 @@ pub async fn list(arguments: &ListArgs) -> Result<(), CommandError> {
     print(&if arguments.stats { listing::statistics(&view) } else { listing::list(&view) })
 }
 
-async fn list_flows(socket: &Path, as_json: bool) -> Result<(), CommandError> {
+async fn list_flows(api: &Api, as_json: bool) -> Result<(), CommandError> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut result = Ok(());
     let mut separator = "[\n";
     if !as_json {
         result = out.write_all(listing::FLOWS_HEAD.as_bytes());
     }
-    ask_lines(socket, "/v1/flows", |line| {
+    ask_lines(api, "/v1/flows", |line| {
         let written = if as_json {
             let separator = std::mem::replace(&mut separator, ",\n");
             out.write_all(separator.as_bytes()).and_then(|()| out.write_all(line))
@@ -75,10 +75,10 @@ async fn list_flows(socket: &Path, as_json: bool) -> Result<(), CommandError> {
 
 /// `shunt service`.
 pub async fn service(command: &ServiceCommand) -> Result<(), CommandError> {
-    let ServiceCommand::Set { service, scheduler, api: ApiArgs { api } } = command;
+    let ServiceCommand::Set { service, scheduler, api } = command;
     let path = format!("/v1/services/{}/scheduler", path_part(&service.to_string()));
     let body = json!({ "scheduler": scheduler.to_string() }).to_string();
-    ask(api, Method::PUT, &path, body).await?;
+    ask(&api.open()?, Method::PUT, &path, body).await?;
     Ok(())
 }
 
@@ -87,7 +87,7 @@ pub async fn server(command: &ServerCommand) -> Result<(), CommandError> {
     let (ServerCommand::Add { server, .. }
     | ServerCommand::Set { server, .. }
     | ServerCommand::Remove { server, .. }) = command;
-    let ServerArgs { service, server: address, api: ApiArgs { api } } = server;
+    let ServerArgs { service, server: address, api } = server;
     let all = format!("/v1/services/{}/servers", path_part(&service.to_string()));
     let this = format!("{all}/{}", path_part(&address.to_string()));
     let (method, path, body) = match command {
@@ -101,13 +101,13 @@ pub async fn server(command: &ServerCommand) -> Result<(), CommandError> {
             (Method::DELETE, format!("{this}?expire={expire}"), String::new())
         }
     };
-    ask(api, method, &path, body).await?;
+    ask(&api.open()?, method, &path, body).await?;
     Ok(())
 }
 
 /// `shunt save`.
 pub async fn save(arguments: &ApiArgs) -> Result<(), CommandError> {
-    let text = ask(&arguments.api, Method::GET, "/v1/config", String::new()).await?;
+    let text = ask(&arguments.open()?, Method::GET, "/v1/config", "").await?;
     print(&String::from_utf8_lossy(&text))
 }
 

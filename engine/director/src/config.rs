@@ -4,6 +4,7 @@
 //! unknown key or a value of the wrong type; `config_check` then judges what the values
 //! mean and finds every problem at once. Both name line and column.
 
+use crate::config_api::{ApiConfig, WrittenApi};
 use crate::config_check;
 use crate::config_plugins::{PluginsConfig, WrittenPlugins};
 use crate::scheduler_name::{Params, SchedulerName};
@@ -126,8 +127,8 @@ pub struct Config {
     pub settings: Settings,
     /// The interfaces, at least one.
     pub interfaces: Vec<InterfaceConfig>,
-    /// The API's Unix socket.
-    pub api_socket: PathBuf,
+    /// Where the director listens for commands, and to whom.
+    pub api: ApiConfig,
     /// The metrics endpoint; `None`: switched off.
     pub metrics_listen: Option<SocketAddr>,
     /// Where uploaded plugins and dumps of failed calls are kept.
@@ -277,12 +278,6 @@ pub(crate) struct WrittenBusyPoll {
     pub wait: Option<Spanned<i64>>,
     pub defer_hard_irqs: Option<Spanned<i64>>,
     pub gro_flush_timeout: Option<Spanned<i64>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct WrittenApi {
-    pub socket: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

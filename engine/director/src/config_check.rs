@@ -1,9 +1,9 @@
 //! Judges what a config file says. Every problem is found, not only the first.
 
 use crate::config::{
-    API_SOCKET_DEFAULT, BusyPollConfig, Config, FLOWS_DEFAULT, FLOWS_V6_DEFAULT, InterfaceConfig,
-    Known, METRICS_LISTEN_DEFAULT, METRICS_OFF, Problem, Queues, ServerConfig, ServiceConfig,
-    Written, WrittenBusyPoll, WrittenInterface, WrittenProtocol, WrittenServer, WrittenService,
+    BusyPollConfig, Config, FLOWS_DEFAULT, FLOWS_V6_DEFAULT, InterfaceConfig, Known,
+    METRICS_LISTEN_DEFAULT, METRICS_OFF, Problem, Queues, ServerConfig, ServiceConfig, Written,
+    WrittenBusyPoll, WrittenInterface, WrittenProtocol, WrittenServer, WrittenService,
     WrittenTimeouts, WrittenUnknownFlow, place,
 };
 use crate::scheduler_name::{self, Params, SchedulerName};
@@ -15,7 +15,6 @@ use dataplane::{
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use toml::Spanned;
 
 /// Fewer flows than this would not fill one page of the table; more would need tens of gigabytes.
@@ -27,8 +26,6 @@ const CORE: RangeInclusive<i64> = 0..=8_191;
 const WEIGHT: RangeInclusive<i64> = 0..=65_535;
 /// IFNAMSIZ in include/uapi/linux/if.h counts the terminating zero.
 const INTERFACE_NAME_MAX: usize = 15;
-/// sun_path in include/uapi/linux/un.h counts the terminating zero.
-const SOCKET_PATH_MAX: usize = 107;
 /// SO_BUSY_POLL_BUDGET and SO_BUSY_POLL in microseconds: beyond these a poll starves the worker.
 const BUSY_POLL_BUDGET: RangeInclusive<i64> = 1..=1_024;
 const BUSY_POLL_WAIT: RangeInclusive<i64> = 1..=10_000;
@@ -60,7 +57,7 @@ pub(crate) fn check(
             },
         },
         interfaces: check.interfaces(&written.interface),
-        api_socket: check.api_socket(&written.api.socket),
+        api: check.api(&written.api),
         metrics_listen: check.metrics_listen(&written.metrics.listen),
         services: check.services(&written.virtual_service, &known),
         plugins: check.plugins(&written.plugins),
@@ -249,20 +246,6 @@ impl Check<'_> {
                 "gro_flush_timeout",
             ),
         }
-    }
-
-    fn api_socket(&mut self, written: &Option<Spanned<String>>) -> PathBuf {
-        let Some(written) = written else { return PathBuf::from(API_SOCKET_DEFAULT) };
-        let path = PathBuf::from(written.get_ref());
-        if !path.is_absolute() {
-            self.problem(
-                written.span().start,
-                "the API's socket needs an absolute path, as in \"/run/shunt/api.sock\"",
-            );
-        } else if written.get_ref().len() > SOCKET_PATH_MAX {
-            self.problem(written.span().start, format!("the path of the API's socket is longer than the {SOCKET_PATH_MAX} bytes that the kernel allows: choose a shorter one"));
-        }
-        path
     }
 
     fn metrics_listen(&mut self, written: &Option<Spanned<String>>) -> Option<SocketAddr> {

@@ -1,6 +1,7 @@
 //! Writes a config file that says what is in force: what `shunt save` prints.
 
 use crate::config::{BusyPollConfig, Config, InterfaceConfig, METRICS_OFF, Mode, Poll, Queues};
+use crate::config_api::{ApiConfig, ApiListen, TlsFiles};
 use crate::config_plugins::PluginsConfig;
 use crate::service_name::protocol_name;
 use crate::services::Services;
@@ -8,6 +9,7 @@ use crate::views::{server_mark, service_mark};
 use dataplane::{ServerState, UnknownFlow};
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 
 /// The config in force: the file's settings with the services as they are now. What differs from
 /// the file is marked by a comment.
@@ -39,7 +41,7 @@ fn write_settings(text: &mut String, config: &Config) -> fmt::Result {
     for interface in &config.interfaces {
         write_interface(text, interface)?;
     }
-    writeln!(text, "\n[api]\nsocket = {}", quoted(&config.api_socket.to_string_lossy()))?;
+    write_api(text, &config.api)?;
     let listen = config.metrics_listen.map_or(METRICS_OFF.to_owned(), |listen| listen.to_string());
     writeln!(text, "\n[metrics]\nlisten = \"{listen}\"")?;
     write_plugins(text, &config.plugins)
@@ -67,6 +69,20 @@ fn write_plugins(text: &mut String, plugins: &PluginsConfig) -> fmt::Result {
     }
     let keys: Vec<String> = signature_keys.iter().map(|key| quoted(key)).collect();
     writeln!(text, "signature_keys = [{}]", keys.join(", "))
+}
+
+fn write_api(text: &mut String, api: &ApiConfig) -> fmt::Result {
+    let path = |path: &Path| quoted(&path.to_string_lossy());
+    writeln!(text, "\n[api]\nsocket = {}", path(&api.socket))?;
+    if let Some(group) = &api.group {
+        writeln!(text, "group = {}", quoted(&group.name))?;
+    }
+    let Some(ApiListen { address, token_file, tls }) = &api.listen else { return Ok(()) };
+    writeln!(text, "listen = \"{address}\"\ntoken_file = {}", path(token_file))?;
+    if let Some(TlsFiles { certificate, key }) = tls {
+        writeln!(text, "certificate = {}\nkey = {}", path(certificate), path(key))?;
+    }
+    Ok(())
 }
 
 fn write_interface(text: &mut String, interface: &InterfaceConfig) -> fmt::Result {
@@ -146,7 +162,6 @@ mod tests {
     use crate::reload;
     use crate::scheduler_name::stock_only;
     use crate::services::Removal;
-    use std::path::Path;
 
     const TEXT: &str = r#"
 poll = "busy"
@@ -155,12 +170,18 @@ unknown_flow = "schedule"
 state_dir = '/var/a "quoted\ path'
 timeouts = { tcp = 7 }
 metrics = { listen = "off" }
-api = { socket = '/tmp/a "quoted\ path' }
 [plugins]
 memory = 2000000
 signature_keys = [
     "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
 ]
+[api]
+socket = '/tmp/a "quoted\ path'
+group = "root"
+listen = "[::]:9465"
+token_file = "/etc/shunt/token"
+certificate = "/etc/shunt/certificate.pem"
+key = "/etc/shunt/key.pem"
 [[interface]]
 name = "eth0"
 cores = [1]

@@ -1,8 +1,8 @@
 //! The program `shunt`: command line, config, control of the workers, API, metrics, neighbors.
 //!
 //! ```text
-//! main ── cli ── commands ── client ───────────┐ Unix socket
-//!          └──── run ─┬─ api ◀─────────────────┘
+//! main ── cli ── commands ── client ───────────┐ Unix socket, TCP
+//!          └──── run ─┬─ api ◀── api_access ───┘
 //!                     ├─ supervisor ─┬─ services, reload, config     what should be done
 //!                     │              ├─ neighbors ◀─ netlink, links  where it is on the wire
 //!                     │              ├─ tables ─────────────────────▶ the workers
@@ -14,11 +14,14 @@
 //! A library so that tests can run the very functions that the program runs.
 
 pub mod api;
+pub mod api_access;
+pub mod api_address;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod config_api;
 mod config_check;
 pub mod config_plugins;
 #[cfg(test)]
@@ -41,6 +44,7 @@ pub mod reload;
 pub mod run;
 pub mod scheduler_name;
 pub mod schedulers;
+pub mod secret_files;
 pub mod service_name;
 pub mod services;
 pub mod supervisor;

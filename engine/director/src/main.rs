@@ -53,7 +53,7 @@ fn plugin(command: &PluginCommand) -> anyhow::Result<ExitCode> {
 /// Runs what speaks to a running director.
 fn ask(command: impl Future<Output = Result<(), commands::CommandError>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .context("cannot start")?;
     Ok(runtime.block_on(command)?)

@@ -175,7 +175,7 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         ("poll", running.poll != new.poll),
         ("flows and flows_v6", running.capacity != new.capacity),
         ("[[interface]]", running.interfaces != new.interfaces),
-        ("[api]", running.api_socket != new.api_socket),
+        ("[api]", running.api != new.api),
         ("[metrics]", running.metrics_listen != new.metrics_listen),
         ("state_dir", running.state_dir != new.state_dir),
         ("stack of [plugins]", running.plugins.limits.stack != new.plugins.limits.stack),

@@ -4,6 +4,7 @@
 //! then the queues, the workers, what they are to do, the real servers' addresses; the XDP
 //! program last, so that the first packet finds everything in place. At the end it goes first.
 
+use crate::api_access::{self, Access, Bounds};
 use crate::config::{Config, ConfigError, Mode, Queues};
 use crate::cores::{self, CoresError, Demand};
 use crate::listen::{self, ApiSocket, ListenError};
@@ -124,7 +125,8 @@ impl Signals {
 
 async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunError> {
     let mut signals = Signals::catch().map_err(system("catch signals"))?;
-    let api_socket = listen::api(&config.api_socket)?;
+    let api_socket = listen::api(&config.api.socket, config.api.group.as_ref())?;
+    let over_tcp = config.api.listen.as_ref().map(listen::api_over_tcp).transpose()?;
     let metrics = config.metrics_listen.map(listen::metrics).transpose()?;
     let (supervisor, threads) = start(config, config_path)?;
     let supervisor = Arc::new(Mutex::new(supervisor));
@@ -141,12 +143,17 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     let ApiSocket { listener, guard } = api_socket;
     let api = axum::serve(listener, api::routes(supervisor.clone()));
     tokio::spawn(async move { api.await });
+    let access = over_tcp.map(|(listener, access)| {
+        let routes = api::routes(supervisor.clone());
+        tokio::spawn(api_access::serve(listener, access.clone(), routes, Bounds::default()));
+        access
+    });
     if let Some(listener) = metrics {
         let metrics = axum::serve(listener, api::metrics_routes(supervisor.clone()));
         tokio::spawn(async move { metrics.await });
     }
     let gone = tokio::select! {
-        () = serve(&supervisor, &mut signals) => None,
+        () = serve(&supervisor, &mut signals, access.as_deref()) => None,
         Ok(Gone(name)) = &mut watching => Some(name),
     };
     watching.abort();
@@ -310,14 +317,21 @@ fn describe(supervisor: &Supervisor) {
 }
 
 /// Serves until told to end.
-async fn serve(supervisor: &Arc<Mutex<Supervisor>>, signals: &mut Signals) {
+async fn serve(
+    supervisor: &Arc<Mutex<Supervisor>>,
+    signals: &mut Signals,
+    access: Option<&Access>,
+) {
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            _ = signals.hang_up.recv() => reload(&mut *supervisor.lock().await).await,
+            _ = signals.hang_up.recv() => {
+                reload(&mut *supervisor.lock().await).await;
+                read_secrets_anew(access);
+            }
             _ = housekeeping.tick() => keep_house(&mut *supervisor.lock().await).await,
         }
     }
@@ -357,6 +371,15 @@ async fn reload(supervisor: &mut Supervisor) {
                 warn!("{line}");
             }
         }
+    }
+}
+
+/// A token or certificate may have been replaced, whatever became of the config.
+fn read_secrets_anew(access: Option<&Access>) {
+    match access.map(Access::read_anew) {
+        None => {}
+        Some(Ok(())) => say!("the API's token and certificate read anew"),
+        Some(Err(error)) => warn!("the API's token and certificate stay as they were: {error}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The control plane with everything but the kernel: config, supervisor, workers, plugins, API,
 //! commands and metrics.
 
+mod access;
 mod api;
 mod changes;
 mod commands;

@@ -108,7 +108,7 @@ impl World {
             let (supervisor, socket, stop) = (supervisor.clone(), socket.clone(), stop.clone());
             move || {
                 block_on(async move {
-                    let listen::ApiSocket { listener, guard } = listen::api(&socket).unwrap();
+                    let listen::ApiSocket { listener, guard } = listen::api(&socket, None).unwrap();
                     served.send(guard).unwrap();
                     tokio::spawn(async { axum::serve(listener, api::routes(supervisor)).await });
                     while !stop.load(Relaxed) {
@@ -248,7 +248,7 @@ impl World {
     /// Asks the API. Returns the body, or what the refusal says.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        block_on(client::ask(&self.socket, method, path, body.to_owned()))
+        block_on(client::ask(&client::Api::at_socket(&self.socket), method, path, body.to_owned()))
             .map(|body| String::from_utf8(body.to_vec()).unwrap())
             .map_err(|error| error.to_string())
     }
