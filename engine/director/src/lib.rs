@@ -47,6 +47,7 @@ pub mod schedulers;
 pub mod secret_files;
 pub mod service_name;
 pub mod services;
+pub mod signatures;
 pub mod supervisor;
 pub mod tables;
 pub mod views;
