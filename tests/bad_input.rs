@@ -69,6 +69,13 @@ fn a_start_that_cannot_succeed_says_why_and_what_to_do() {
         ("weight = 1", "weight = 65536", &["bad.toml:", "65536", "65535"]),
         ("scheduler =", "sheduler =", &["bad.toml:", "sheduler"]),
         ("[metrics]", "[metrics", &["bad.toml:"]),
+        ("[metrics]", "group = \"nosuchgroup\"\n[metrics]", &["bad.toml:", "`groupadd`"]),
+        ("[metrics]", "listen = \"0.0.0.0:9465\"\n[metrics]", &["token_file", "certificate"]),
+        (
+            "[metrics]",
+            "listen = \"127.0.0.1:9465\"\ntoken_file = \"/no/token\"\n[metrics]",
+            &["cannot read /no/token"],
+        ),
     ] {
         assert!(good.contains(instead_of), "{instead_of}");
         let said = give_up(&site.topology, &good.replace(instead_of, this));

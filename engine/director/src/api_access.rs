@@ -37,6 +37,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
+use tokio_rustls::server::TlsStream;
 
 /// Time between two lines of the log about those who were turned away.
 const REMARKS: Duration = Duration::from_secs(10);
@@ -223,19 +224,24 @@ async fn serve_connection(
         return serve_requests(stream, peer, access, routes, bounds).await;
     };
     match timeout(bounds.handshake, shake_hands(acceptor, stream)).await {
-        Ok(Ok(stream)) => serve_requests(stream, peer, access, routes, bounds).await,
+        Ok(Ok(Some(stream))) => serve_requests(stream, peer, access, routes, bounds).await,
+        Ok(Ok(None)) => {}
         Ok(Err(error)) => access.turn_away(peer.ip(), &format!("no TLS, {error}")),
         Err(_) => access.turn_away(peer.ip(), "its TLS handshake took too long"),
     }
 }
 
+/// Nothing comes of a connection that ends before it begins: somebody has looked whether there is
+/// one.
 async fn shake_hands(
     acceptor: TlsAcceptor,
     mut stream: TcpStream,
-) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+) -> io::Result<Option<TlsStream<TcpStream>>> {
     let mut first = [0];
-    let seen = stream.peek(&mut first).await?;
-    if seen == 1 && first[0] != TLS_HANDSHAKE && first[0].is_ascii_alphabetic() {
+    if stream.peek(&mut first).await? == 0 {
+        return Ok(None);
+    }
+    if first[0] != TLS_HANDSHAKE && first[0].is_ascii_alphabetic() {
         let body = "{\"error\": \"this port speaks TLS: write https:// instead of http://\"}\n";
         let answer = format!(
             "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\
@@ -249,7 +255,7 @@ async fn shake_hands(
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
         return Err(io::Error::other("but plain HTTP"));
     }
-    acceptor.accept(stream).await
+    acceptor.accept(stream).await.map(Some)
 }
 
 async fn serve_requests(

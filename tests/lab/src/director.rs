@@ -56,6 +56,8 @@ pub struct Config {
     pub top: String,
     /// Further keys of the interface, one a line.
     pub interface: String,
+    /// Further keys of the API, one a line.
+    pub api: String,
     /// The virtual services.
     pub services: Vec<VirtualService>,
 }
@@ -79,6 +81,9 @@ impl Config {
             let _ = writeln!(text, "{}", self.interface.trim_end());
         }
         let _ = writeln!(text, "[api]\nsocket = \"{}\"", socket.display());
+        if !self.api.is_empty() {
+            let _ = writeln!(text, "{}", self.api.trim_end());
+        }
         let _ = writeln!(text, "[metrics]\nlisten = \"{METRICS}\"");
         for service in &self.services {
             let _ = write!(text, "{service}");
