@@ -102,6 +102,7 @@ fn start(topology: &Topology, poll: &str, core: CoreId) -> Director {
         top: format!("poll = \"{poll}\""),
         interface: format!("cores = [{}]", core.id),
         services: ["tcp", "udp"].map(|protocol| service(protocol, Family::V4, "rr", 1)).into(),
+        ..Config::default()
     };
     let director = Director::start(topology, shunt(), &config).unwrap();
     wait_until_ready(&director, &config);
