@@ -160,8 +160,9 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::reload;
-    use crate::scheduler_name::stock_only;
+    use crate::scheduler_name::{Params, SchedulerName, check_params, stock_only};
     use crate::services::Removal;
+    use proptest::prelude::*;
 
     const TEXT: &str = r#"
 poll = "busy"
@@ -224,6 +225,48 @@ protocol = "udp"
             assert_eq!(Config::parse(&written, &stock_only), Ok(config), "{written}");
             assert!(!written.contains('#'), "{written}");
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn names_and_parameters_set_at_run_time_read_the_same(
+            scheduler in "[a-z0-9][a-z0-9_-]{0,31}(@[1-9][0-9]{0,8})?",
+            params in prop::collection::btree_map("[A-Za-z0-9_-]{1,64}", "\\PC{0,60}", 0..6),
+        ) {
+            prop_assert_eq!(check_params(&params), Ok(()));
+            let config = Config::parse(TEXT, &stock_only).unwrap();
+            let mut services = in_force(&config);
+            let (key, scheduler): (_, SchedulerName) =
+                (config.services[0].key, scheduler.parse().unwrap());
+            services.set_scheduler(&key, scheduler.clone(), Some(params.clone())).unwrap();
+            let written = write(&config, &services);
+            let saved = Config::parse(&written, &|_, _| Ok(())).unwrap();
+            let service = saved.services.iter().find(|service| service.key == key).unwrap();
+            prop_assert_eq!((&service.scheduler, &service.params), (&scheduler, &params));
+            prop_assert_eq!(&service.servers, &config.services[0].servers);
+        }
+    }
+
+    #[test]
+    fn parameters_set_at_run_time_are_marked() {
+        let config = Config::parse(TEXT, &stock_only).unwrap();
+        let mut services = in_force(&config);
+        let [first, second] = [0, 1].map(|service: usize| config.services[service].key);
+        let params = Params::from([("mh-port".to_owned(), "true".to_owned())]);
+        services.set_params(&first, Params::new()).unwrap();
+        services.set_params(&second, params).unwrap();
+        let written = write(&config, &services);
+        for mark in [
+            "[[virtual_service]]  # parameters set at run time; the config has \
+             _text=a \"quoted\\ text,mh-port,share=1.0,size=5\n",
+            "[[virtual_service]]  # parameters set at run time; the config has none\n",
+            "scheduler = \"rr\"\n[virtual_service.scheduler_params]\nmh-port = \"true\"\n",
+        ] {
+            assert!(written.contains(mark), "{written}");
+        }
+        assert_eq!(written.matches("scheduler_params").count(), 1, "{written}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! What IPVS has no column for (removed, no neighbor, changed at run time) follows at the end of
 //! the line, so that scripts which read columns go on working.
 
-use crate::views::{CountsView, FlowView, ServerView, ServiceView, ServicesView};
+use crate::views::{CountsView, FlowView, ServerView, ServiceView, ServicesView, params_text};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ pub fn list(view: &ServicesView) -> String {
     text.push_str("  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n");
     for service in &view.services {
         let remark = remark(&service_remarks(service));
-        line(&mut text, format_args!("{} {}{remark}", name(service), service.scheduler));
+        line(&mut text, format_args!("{} {}{remark}", name(service), scheduler(service)));
         for server in &service.servers {
             let address = SocketAddr::new(server.address, service.service.0.port).to_string();
             let CountsView { active, inactive, .. } = server.counts;
@@ -80,6 +80,15 @@ fn name(service: &ServiceView) -> String {
     format!("{protocol}  {}", SocketAddr::new(key.address, key.port))
 }
 
+/// The scheduler and, in brackets as ipvsadm has its flags, the parameters.
+fn scheduler(service: &ServiceView) -> String {
+    let name = &service.scheduler.name;
+    match &service.params {
+        none if none.is_empty() => name.to_string(),
+        some => format!("{name} ({})", params_text(some)),
+    }
+}
+
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a String does not fail.
     let _ = writeln!(text, "{arguments}");
@@ -93,6 +102,9 @@ fn service_remarks(service: &ServiceView) -> Vec<String> {
     let mut remarks = Vec::new();
     if service.removed {
         remarks.push("removed".to_owned());
+    }
+    if let Some(version) = service.scheduler.version {
+        remarks.push(format!("version {version}, whichever is current"));
     }
     if service.benched {
         remarks.push("scheduler used up its fuel; flows go by hash".to_owned());
@@ -204,6 +216,20 @@ TCP  172.17.100.100:80 rr
         );
         assert!(lines[4].ends_with("1           [removed]"), "{text}");
         assert!(lines[5].ends_with("1           [neighbor failed]"), "{text}");
+    }
+
+    #[test]
+    fn parameters_are_flags_and_a_version_is_a_remark() {
+        let mut view = view();
+        let params = [("mh-port", "true"), ("mh-fallback", "false"), ("size", "5")];
+        view.services[0].params =
+            params.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        view.services[0].scheduler = "mh@3".parse().unwrap();
+        let text = list(&view);
+        let expected = "TCP  172.17.100.100:80 mh (mh-fallback=false,mh-port,size=5)  \
+                        [version 3, whichever is current]\n";
+        assert!(text.contains(expected), "{text}");
+        assert!(statistics(&view).contains("  [version 3, whichever is current]\n"), "{text}");
     }
 
     #[test]

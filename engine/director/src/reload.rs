@@ -192,6 +192,7 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler_name::stock_only;
     use dataplane::Protocol;
     use proptest::prelude::*;
 
@@ -302,6 +303,32 @@ mod tests {
         services.add_server(&key(80), [172, 17, 100, 3].into(), Some(9)).unwrap();
         follow(&mut services, &old, &new);
         assert_eq!(serving(&services), new, "and the file's word is the last");
+    }
+
+    #[test]
+    fn what_can_change_is_taken_over_and_the_rest_is_said_once_more_each_time() {
+        let parse = |first_line: &str, plugins: &str| {
+            let text = format!("{first_line}\n[plugins]\n{plugins}\n[[interface]]\nname = 'e'\n");
+            Config::parse(&text, &stock_only).unwrap()
+        };
+        let begun = parse("", "");
+        let file = parse(
+            "state_dir = '/srv'\ntimeouts = { udp = 9 }",
+            "stack = 20000\nfuel = 50000\nfailures = 3\nwindow = 4\nkeep = 5\ninstances = 6",
+        );
+        let mut running = begun.clone();
+        for _ in 0..2 {
+            let remarks = needs_restart(&running, &file);
+            assert_eq!(remarks.len(), 2, "{remarks:?}");
+            assert!(remarks[0].starts_with("state_dir changed in the config"), "{remarks:?}");
+            assert!(remarks[1].starts_with("stack of [plugins] changed"), "{remarks:?}");
+            take_over(&mut running, file.clone());
+            let mut expected = file.clone();
+            expected.state_dir = begun.state_dir.clone();
+            expected.plugins.limits.stack = begun.plugins.limits.stack;
+            assert_eq!(running, expected);
+        }
+        assert_eq!(needs_restart(&running, &begun), [] as [String; 0]);
     }
 
     #[test]
