@@ -5,9 +5,9 @@ use crate::client::{Api, ClientError};
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
 use crate::plugin_cli::PluginCommand;
-use crate::scheduler_name::SchedulerName;
+use crate::scheduler_name::{SchedulerName, check_param};
 use crate::service_name::{ServiceName, parse_server};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -109,17 +109,35 @@ pub struct ListArgs {
 /// What to do with a virtual service.
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
-    /// Change its scheduler; established flows stay where they are
+    /// Change its scheduler, or what its scheduler is told; established flows stay where they are
+    ///
+    /// Parameters take the place of all that it had. Left out, they stay as they are, unless the
+    /// scheduler is another: that starts with none.
+    #[command(group = ArgGroup::new("change").required(true).multiple(true))]
     Set {
         /// The virtual service, as in tcp:172.17.100.100:80
         service: ServiceName,
-        /// Name of the new scheduler
-        #[arg(long, value_name = "NAME")]
-        scheduler: SchedulerName,
+        /// The new scheduler: NAME is its current version, NAME@3 its third, whatever comes later
+        #[arg(long, value_name = "NAME[@VERSION]", group = "change")]
+        scheduler: Option<SchedulerName>,
+        /// A parameter for the scheduler; may be repeated
+        #[arg(long = "param", value_name = "KEY=VALUE", group = "change", value_parser = parse_param)]
+        params: Vec<(String, String)>,
+        /// No parameters any more
+        #[arg(long, group = "change", conflicts_with = "params")]
+        no_params: bool,
         /// The director
         #[command(flatten)]
         api: ApiArgs,
     },
+}
+
+fn parse_param(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is no parameter: write KEY=VALUE, as in {text}=true"))?;
+    check_param(key, value)?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Which real server.
@@ -178,6 +196,23 @@ mod tests {
     }
 
     #[test]
+    fn a_service_can_be_told_parameters_alone_or_with_a_scheduler() {
+        let line = "shunt service set tcp:10.0.0.1:80 --scheduler my@3 --param a=b=c --param d=";
+        let Command::Service(ServiceCommand::Set { scheduler, params, no_params, .. }) =
+            Cli::try_parse_from(line.split(' ')).unwrap().command
+        else {
+            panic!("another command");
+        };
+        assert_eq!(scheduler.unwrap().to_string(), "my@3");
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!((params, no_params), (vec![pair("a", "b=c"), pair("d", "")], false));
+        for line in ["--no-params", "--param a=1", "--scheduler my --no-params"] {
+            let line = format!("shunt service set tcp:10.0.0.1:80 {line}");
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_exit_code_2_and_says_how() {
         for (line, expected) in [
             ("shunt", "Usage"),
@@ -187,6 +222,17 @@ mod tests {
             ("shunt server set 10.0.0.1:80 10.0.0.2 --weight 1", "is no protocol"),
             ("shunt server set tcp:10.0.0.1:80 rs2 --weight 1", "no address of a real server"),
             ("shunt list --stats --flows", "cannot be used with"),
+            ("shunt service set tcp:10.0.0.1:80", "--scheduler <NAME[@VERSION]>"),
+            ("shunt service set tcp:10.0.0.1:80 --scheduler My", "\"My\" is no name of a plugin"),
+            ("shunt service set tcp:10.0.0.1:80 --scheduler my@x", "is no version of my"),
+            ("shunt service set tcp:10.0.0.1:80 --param mh-port", "as in mh-port=true"),
+            ("shunt service set tcp:10.0.0.1:80 --param =1", "is no key of a parameter"),
+            ("shunt service set tcp:10.0.0.1:80 --param a=1 --no-params", "cannot be used with"),
+            ("shunt plugin upload", "<FILE>"),
+            ("shunt plugin upload my.wasm --name My", "\"My\" is no name of a plugin"),
+            ("shunt plugin show my@3", "is no name of a plugin"),
+            ("shunt plugin rollback my --to first", "invalid value 'first'"),
+            ("shunt plugin remove", "<NAME[@VERSION]>"),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -1,9 +1,10 @@
 //! What the commands do, all but `run` and `demo`.
 
-use crate::cli::{ApiArgs, Cli, ListArgs, ServerArgs, ServerCommand, ServiceCommand};
+use crate::cli::{ApiArgs, Cli, ListArgs, ServerArgs, ServerCommand};
 use crate::client::{Api, ClientError, ask, ask_lines, path_part};
 use crate::config::Config;
 use crate::listing;
+use crate::plugin_commands::UploadError;
 use crate::scheduler_name::stock_only;
 use crate::views::FlowView;
 use clap::CommandFactory;
@@ -21,6 +22,12 @@ pub enum CommandError {
     /// The config is of no use.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The file cannot be uploaded.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+    /// A parameter has two values.
+    #[error("the parameter {0} is given twice: give it once")]
+    ParamTwice(String),
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -73,15 +80,6 @@ async fn list_flows(api: &Api, as_json: bool) -> Result<(), CommandError> {
     tolerate_closed(result.and_then(|()| out.flush()))
 }
 
-/// `shunt service`.
-pub async fn service(command: &ServiceCommand) -> Result<(), CommandError> {
-    let ServiceCommand::Set { service, scheduler, api } = command;
-    let path = format!("/v1/services/{}/scheduler", path_part(&service.to_string()));
-    let body = json!({ "scheduler": scheduler.to_string() }).to_string();
-    ask(&api.open()?, Method::PUT, &path, body).await?;
-    Ok(())
-}
-
 /// `shunt server`.
 pub async fn server(command: &ServerCommand) -> Result<(), CommandError> {
     let (ServerCommand::Add { server, .. }
@@ -130,7 +128,7 @@ pub fn man(out: Option<&Path>) -> Result<(), CommandError> {
     print(&String::from_utf8_lossy(&text))
 }
 
-fn print(text: &str) -> Result<(), CommandError> {
+pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     tolerate_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }

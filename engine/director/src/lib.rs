@@ -38,6 +38,7 @@ pub mod metrics;
 pub mod neighbors;
 pub mod netlink;
 pub mod plugin_cli;
+pub mod plugin_commands;
 pub mod plugin_listing;
 pub mod plugin_views;
 pub mod reload;

@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use director::cli::{Cli, Command};
 use director::plugin_cli::PluginCommand;
-use director::{commands, demo, run};
+use director::{commands, demo, plugin_commands, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -31,7 +31,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Run(arguments) => run::run(&arguments.config)?,
         Command::Check(arguments) => commands::check(&arguments.config)?,
         Command::List(arguments) => ask(commands::list(arguments))?,
-        Command::Service(command) => ask(commands::service(command))?,
+        Command::Service(command) => ask(plugin_commands::service(command))?,
         Command::Server(command) => ask(commands::server(command))?,
         Command::Save(arguments) => ask(commands::save(arguments))?,
         Command::Completions { shell } => commands::completions(*shell)?,
@@ -46,6 +46,11 @@ fn plugin(command: &PluginCommand) -> anyhow::Result<ExitCode> {
         PluginCommand::New(arguments) => {
             workbench::new_crate(arguments, &mut std::io::stdout())?;
         }
+        PluginCommand::Upload(_)
+        | PluginCommand::List { .. }
+        | PluginCommand::Show { .. }
+        | PluginCommand::Rollback { .. }
+        | PluginCommand::Remove { .. } => ask(plugin_commands::plugin(command))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -127,6 +127,34 @@ fn failures_are_one_sentence_and_exit_code_1() {
 }
 
 #[test]
+fn an_upload_that_cannot_be_sent_names_the_file_and_what_it_should_be() {
+    let world = World::new();
+    let file = |name: &str, content: &str| {
+        std::fs::write(world.folder.join(name), content).unwrap();
+        world.folder.join(name).display().to_string()
+    };
+    let empty = file("empty.wasm", "");
+    failed(&world.shunt(&format!("plugin upload {empty}")), "empty.wasm is empty: name the plugin");
+    failed(&world.shunt("plugin upload /no/my.wasm"), "cannot read /no/my.wasm (No such file");
+    failed(&world.shunt("plugin upload /tmp"), "cannot read /tmp (Is a directory");
+    failed(&world.shunt("plugin upload /dev/zero --name my"), "/dev/zero has more than 67108864");
+    let upper = file("My.wasm", "(module)");
+    failed(&world.shunt(&format!("plugin upload {upper}")), "with --name");
+    let good = file("my.wasm", "(module)");
+    let unsigned = format!("plugin upload {good} --signature /no/my.minisig");
+    failed(&world.shunt(&unsigned), "cannot read /no/my.minisig");
+    let beside = file("my.wasm.minisig", "");
+    failed(&world.shunt(&format!("plugin upload {good}")), &format!("{beside} is empty"));
+    std::fs::remove_file(beside).unwrap();
+    for words in ["plugin list", "plugin show my", "plugin rollback my", "plugin remove my@2"] {
+        let words: Vec<&str> = words.split(' ').chain(["--api", "/no/such.sock"]).collect();
+        failed(&run(&words), "no shunt answers at /no/such.sock");
+    }
+    let words = ["plugin", "upload", &good, "--api", "/no/such.sock"];
+    failed(&run(&words), "no shunt answers at /no/such.sock");
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2() {
     assert_eq!(run(&["list", "--nonsense"]).status.code(), Some(2));
     assert_eq!(run(&[]).status.code(), Some(2));
