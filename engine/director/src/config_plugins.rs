@@ -2,6 +2,7 @@
 //! kept, and when a plugin that fails is taken back.
 
 use crate::config_check::Check;
+use crate::signatures::SignatureKeys;
 use crate::worker_thread::PLUGIN_STACK_MAX;
 use plugin_host::Limits;
 use serde::Deserialize;
@@ -141,10 +142,8 @@ impl Check<'_> {
     fn signature_keys(&mut self, written: &[Spanned<String>]) -> Vec<String> {
         for (position, key) in written.iter().enumerate() {
             let (offset, text) = (key.span().start, key.get_ref());
-            // 42 bytes in base64: the algorithm "Ed", the key's number, the key.
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
-            if text.len() != 56 || !text.starts_with("RW") || !text.chars().all(plain) {
-                self.problem(offset, format!("{text:?} is no public key of minisign: write the second line of minisign.pub, which begins with RW and has 56 characters"));
+            if let Err(message) = SignatureKeys::parse(std::slice::from_ref(text)) {
+                self.problem(offset, message);
             } else if let Some(first) = written[..position].iter().find(|k| k.get_ref() == text) {
                 let line = self.line(first);
                 self.problem(offset, format!("this key is already in line {line}: name it once"));
