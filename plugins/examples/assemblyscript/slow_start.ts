@@ -96,6 +96,8 @@ export function shunt_update(): void {
   // The first time it is told who serves already: they are settled.
   const first = table.generation <= 1;
   const end = max(known, table.count);
+  const now = first ? 0 : nowMs();
+  let newcomers = 0;
   underway = 0;
   for (let slot = 0; slot < end; slot++) {
     const one = server(slot);
@@ -106,8 +108,8 @@ export function shunt_update(): void {
       was.since = 0;
     } else if (!first && (another || was.weight == 0)) {
       was.credit = 0;
-      was.since = nowMs();
-      announce(slot);
+      was.since = now;
+      newcomers++;
     }
     was.addressHigh = one.addressHigh;
     was.addressLow = one.addressLow;
@@ -115,18 +117,20 @@ export function shunt_update(): void {
     if (was.since != 0) underway++;
   }
   known = table.count;
+  if (newcomers > 0) announce(newcomers);
 }
 
-/** Says in the log who comes. */
-function announce(slot: i32): void {
-  const text = "a server comes, with a tenth of its share at first, in slot ";
-  let length = <i32>String.UTF8.encodeUnsafe(changetype<usize>(text), text.length, LINE);
+/** Says in the log how many come. */
+function announce(newcomers: i32): void {
+  let length = 0;
   let power = 1000;
-  while (power > 1 && slot < power) power /= 10;
+  while (newcomers < power) power /= 10;
   for (; power > 0; power /= 10) {
-    store<u8>(LINE + length, <u8>(0x30 + (slot / power) % 10));
+    store<u8>(LINE + length, <u8>(0x30 + (newcomers / power) % 10));
     length++;
   }
+  const text = " new in service, with a tenth of the share at first";
+  length += <i32>String.UTF8.encodeUnsafe(changetype<usize>(text), text.length, LINE + length);
   log(LINE, length);
 }
 

@@ -37,7 +37,7 @@ static uint32_t bound = 150;
 
 /* What shunt_update works out for each slot, so that shunt_schedule need not. */
 static uint64_t identity[SHUNT_CAPACITY_MAX];     /* hash of the server's address */
-static double inverse_weight[SHUNT_CAPACITY_MAX]; /* 0: takes no new flows */
+static double inverse_weight[SHUNT_CAPACITY_MAX]; /* infinite: takes no new flows */
 static double share[SHUNT_CAPACITY_MAX];          /* of all weights */
 
 /* Active connections of the servers that take new flows, as last seen: by slot and in all. */
@@ -57,6 +57,13 @@ static uint64_t mix(uint64_t x) {
     x = (x ^ x >> 33) * 0xff51afd7ed558ccd;
     x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53;
     return x ^ x >> 33;
+}
+
+/* The same with less effort, for what is the exclusive or of two hashes: only the upper bits of the
+ * result are good. */
+static uint64_t mix_again(uint64_t x) {
+    x *= 0xff51afd7ed558ccd;
+    return (x ^ x >> 32) * 0xc4ceb9fe1a85ec53;
 }
 
 /* A hash of the first `bits` bits of an address. */
@@ -81,46 +88,53 @@ void shunt_update(void) {
     double weights = 0;
     for (uint32_t slot = 0; slot < table.count; slot++)
         weights += servers[slot].weight;
-    /* All slots, so that those that are in use no more are forgotten. */
-    for (uint32_t slot = 0; slot < SHUNT_CAPACITY_MAX; slot++) {
+    for (uint32_t slot = 0; slot < table.count; slot++) {
         uint32_t weight = servers[slot].weight;
         identity[slot] = hash(servers[slot].address, 128);
-        inverse_weight[slot] = weight ? 1.0 / weight : 0;
+        inverse_weight[slot] = weight ? 1.0 / weight : __builtin_inf();
         share[slot] = weight ? weight / weights : 0;
     }
 }
 
-static void look_at(uint32_t slot) {
-    active -= seen[slot];
-    seen[slot] = inverse_weight[slot] != 0 ? servers[slot].active : 0;
-    active += seen[slot];
+static uint32_t active_in(uint32_t slot) {
+    return servers[slot].weight != 0 ? servers[slot].active : 0;
 }
 
 /* Keeps `active` the sum of all, by looking only at those that have changed. */
 static void follow_changes(void) {
     if (changes.count == SHUNT_CHANGES_ALL) {
-        for (uint32_t slot = 0; slot < SHUNT_CAPACITY_MAX; slot++)
-            look_at(slot);
+        active = 0;
+        for (uint32_t slot = 0; slot < table.count; slot++) {
+            seen[slot] = active_in(slot);
+            active += seen[slot];
+        }
         return;
     }
-    for (uint32_t change = 0; change < changes.count; change++)
-        look_at(changes.slots[change]);
+    for (uint32_t change = 0; change < changes.count; change++) {
+        uint32_t slot = changes.slots[change];
+        active -= seen[slot];
+        seen[slot] = active_in(slot);
+        active += seen[slot];
+    }
 }
 
-/* -log2 of a number taken evenly from 0 to 1, the number being (x + 1/2) / 2^52 for the upper
- * bits x of a hash: within a thousandth, by a polynomial for the mantissa. */
-static double surprise(uint64_t hash) {
+/* A hash as a number from 0 to 2^52, both left out. */
+static double even(uint64_t hash) { return (double)(hash >> 12) + 0.5; }
+
+/* -log2 of such a number / 2^52, within a thousandth: by a polynomial for the mantissa. */
+static double surprise(double number) {
     union {
         double number;
         uint64_t bits;
-    } even = {.number = (double)(hash >> 12) + 0.5};
-    double exponent = (double)(int64_t)(even.bits >> 52) - 1023;
-    even.bits = (even.bits & 0xfffffffffffff) | 0x3ff0000000000000;
-    double m = even.number - 1;
+    } parts = {.number = number};
+    double exponent = (double)(parts.bits >> 52) - 1023;
+    parts.bits = (parts.bits & 0xfffffffffffff) | 0x3ff0000000000000;
+    double m = parts.number - 1;
     double log2 = m * (1.4387257 + m * (-0.6778778 + m * (0.3218538 - m * 0.0827017)));
     return 52 - exponent - log2;
 }
 
+/* The server with the least score, -log2(hash) / weight, of those that are not passed over. */
 int32_t shunt_schedule(void) {
     follow_changes();
     uint64_t network = hash(flow.source, is_v4(flow.source) ? 96 + prefix_v4 : prefix_v6);
@@ -128,10 +142,15 @@ int32_t shunt_schedule(void) {
     double least = __builtin_inf();
     int32_t choice = SHUNT_NO_SERVER;
     for (uint32_t slot = 0; slot < table.count; slot++) {
-        /* The shares add up to 1 and the bound is above it: not all servers are passed over. */
-        if (inverse_weight[slot] == 0 || servers[slot].active >= 1 + allowed * share[slot])
+        double number = even(mix_again(network ^ identity[slot]));
+        /* -log2 x is above 1.43 (1 - x), so that most are out of the running at once. So are those
+         * of weight 0, whose inverse is infinite. */
+        if ((0x1p52 - number) * (1.43 / 0x1p52) * inverse_weight[slot] >= least)
             continue;
-        double score = surprise(mix(network ^ identity[slot])) * inverse_weight[slot];
+        /* The shares add up to 1 and the bound is above it: not all servers are passed over. */
+        if (servers[slot].active >= 1 + allowed * share[slot])
+            continue;
+        double score = surprise(number) * inverse_weight[slot];
         if (score < least) {
             least = score;
             choice = (int32_t)slot;
