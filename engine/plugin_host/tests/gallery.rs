@@ -1,27 +1,104 @@
-//! Bad plugins that load, and what becomes of their calls. The instance, the worker and the
-//! other plugins stay usable after each of them.
+//! Bad plugins, and what becomes of their calls: the shared gallery, and what needs more than one
+//! file. The host, the thread and the other plugins stay usable after each of them.
 
 mod common;
+#[path = "../../../tests/gallery/mod.rs"]
+mod gallery;
 
 use common::*;
-use dataplane::Failure;
-use plugin_host::{Limits, Params, PluginHost};
+use dataplane::{Candidate, Failure, Scheduler};
+use gallery::{Answer, Call, Exhibit, gallery};
+use plugin_host::{Error, Limits, Params, Plugin, PluginHost};
 
-/// Asks a fresh instance over three servers, then checks that the same thread can call others.
+/// More calls than any of the gallery works for.
+const CALLS: usize = 10_100;
+
+/// Asks about a flow and judges the answer as the dataplane does, which knows the weights.
+fn ask(scheduler: &mut dyn Scheduler, servers: &[Candidate]) -> Result<usize, Failure> {
+    match scheduler.choose(&FLOW, 0) {
+        Ok(slot) if servers[slot].weight == 0 => Err(Failure::Unavailable),
+        answer => answer,
+    }
+}
+
+/// What a plugin that loads gets for an answer, over three servers of which one is drained.
+fn behaviour(plugin: &Plugin) -> Answer {
+    let key = Params::from([("key".to_owned(), "value".to_owned())]);
+    let servers = candidates(&[1, 0, 1]);
+    let fresh = || plugin.scheduler(ALONE, &Params::new()).unwrap().0;
+    let fails = |reason: Failure, call| Answer::Fails { reason: reason.name().to_owned(), call };
+    if plugin.takes_params() {
+        let Err(Error::Params { reason, .. }) = plugin.check_params(&key) else {
+            panic!("it takes parameters")
+        };
+        return Answer::RefusesParameters(reason.into());
+    }
+    let mut scheduler = fresh();
+    for _ in 0..2 {
+        if let Err(reason) = scheduler.servers_changed(&servers, 0)
+            && reason != Failure::OutOfRange
+        {
+            return fails(reason, Call::Update);
+        }
+    }
+    for call in 0..CALLS {
+        if let Err(reason) = ask(&mut *scheduler, &servers) {
+            let again = ask(&mut *scheduler, &servers);
+            assert_eq!(again, Err(reason), "call {call} and the next one differ");
+            return fails(reason, Call::Schedule);
+        }
+    }
+    if plugin.keeps_state() {
+        let Some(state) = scheduler.save(0) else { return Answer::StartsFresh };
+        return match fresh().restore(state, 0) {
+            Ok(true) => Answer::Works,
+            Ok(false) => Answer::StartsFresh,
+            Err(reason) => fails(reason, Call::Restore),
+        };
+    }
+    Answer::Works
+}
+
+/// How the answer to a plugin differs from the documented one, if it does.
+fn difference(host: &PluginHost, exhibit: &Exhibit) -> Option<String> {
+    let Exhibit { name, file, answer } = exhibit;
+    let given = match host.load(name, file) {
+        Ok(plugin) => behaviour(&plugin),
+        Err(Error::Refused { refusal, .. }) => Answer::Refused(refusal.to_string().into()),
+        Err(other) => panic!("{name}: {other}"),
+    };
+    (!answer.allows(&given))
+        .then(|| format!("{name}: plugins/ABI.md says {answer:?}\n    and it is {given:?}"))
+}
+
+fn assert_others_work(host: &PluginHost) {
+    let mut rr = host.stock("rr").unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
+    rr.servers_changed(&candidates(&[1, 1]), 0).unwrap();
+    let choices: Vec<_> = (0..4).map(|_| rr.choose(&FLOW, 0)).collect();
+    assert_eq!(choices, [Ok(0), Ok(1), Ok(0), Ok(1)]);
+}
+
+#[test]
+fn each_bad_plugin_gets_its_documented_answer() {
+    let host = host();
+    let differences: Vec<String> = gallery()
+        .iter()
+        .filter_map(|exhibit| {
+            let difference = difference(&host, exhibit);
+            assert_others_work(&host);
+            difference
+        })
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// Asks a fresh instance over three servers.
 fn answer(wasm: &[u8]) -> Result<usize, Failure> {
     let mut scheduler = scheduler(wasm);
     scheduler.servers_changed(&candidates(&[1, 1, 1]), 0).unwrap();
     let answer = scheduler.choose(&FLOW, 0);
     assert_eq!(answer, scheduler.choose(&FLOW, 0), "the second call differs from the first");
-    assert_others_work();
     answer
-}
-
-fn assert_others_work() {
-    let mut rr = host().stock("rr").unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
-    rr.servers_changed(&candidates(&[1, 1]), 0).unwrap();
-    let choices: Vec<_> = (0..4).map(|_| rr.choose(&FLOW, 0)).collect();
-    assert_eq!(choices, [Ok(0), Ok(1), Ok(0), Ok(1)]);
 }
 
 #[test]
@@ -30,48 +107,11 @@ fn a_plugin_that_keeps_the_contract() {
 }
 
 #[test]
-fn an_infinite_loop_in_schedule_runs_out_of_fuel() {
-    assert_eq!(answer(&schedule("(loop (br 0)) (unreachable)")), Err(Failure::OutOfFuel));
-}
-
-#[test]
-fn an_infinite_loop_in_update_runs_out_of_fuel_and_schedule_still_answers() {
-    let mut scheduler =
-        scheduler(&plugin(&format!(r#"{SCHEDULE} (func (export "shunt_update") (loop (br 0)))"#)));
-    let servers = candidates(&[1]);
-    assert_eq!(scheduler.servers_changed(&servers, 0), Err(Failure::OutOfFuel));
-    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
-    assert_eq!(scheduler.servers_changed(&servers, 0), Err(Failure::OutOfFuel));
-    assert_others_work();
-}
-
-#[test]
-fn unreachable_traps() {
-    assert_eq!(answer(&schedule("(unreachable)")), Err(Failure::Trap));
-}
-
-#[test]
-fn unreachable_in_update_traps() {
-    let mut scheduler =
-        scheduler(&plugin(&format!(r#"{SCHEDULE} (func (export "shunt_update") (unreachable))"#)));
-    assert_eq!(scheduler.servers_changed(&candidates(&[1]), 0), Err(Failure::Trap));
-    assert_eq!(scheduler.choose(&FLOW, 0), Ok(0));
-}
-
-#[test]
-fn reading_and_writing_out_of_bounds_traps() {
-    let read = "(i32.load (i32.const -4))";
-    let write = "(i32.store (i32.const 65536) (i32.const 1)) (i32.const 0)";
-    let copy = "(memory.fill (i32.const 0) (i32.const 0) (i32.const 65537)) (i32.const 0)";
-    for body in [read, write, copy] {
-        assert_eq!(answer(&schedule(body)), Err(Failure::Trap), "{body}");
+fn answers_that_are_no_slot_are_out_of_range() {
+    for slot in [-5, -2, i32::MIN, 3, 999_999, i32::MAX] {
+        let wasm = schedule(&format!("(i32.const {slot})"));
+        assert_eq!(answer(&wasm), Err(Failure::OutOfRange), "{slot}");
     }
-}
-
-#[test]
-fn dividing_by_zero_traps() {
-    let body = "(i32.rem_u (i32.const 7) (i32.const 0))";
-    assert_eq!(answer(&schedule(body)), Err(Failure::Trap));
 }
 
 /// A function that calls itself with no end, with fuel for more frames than the stack has.
@@ -99,17 +139,9 @@ fn deep_recursion_traps_even_on_a_small_stack() {
         for _ in 0..3 {
             assert_eq!(scheduler.choose(&FLOW, 0), Err(Failure::Trap));
         }
-        assert_others_work();
+        assert_others_work(&host);
     });
     thread.unwrap().join().unwrap();
-}
-
-#[test]
-fn memory_does_not_grow_after_the_start() {
-    // `memory.grow` answers -1 instead of the former size.
-    assert_eq!(answer(&schedule("(memory.grow (i32.const 1))")), Err(Failure::Declined));
-    let size = schedule("(drop (memory.grow (i32.const 1))) (i32.sub (memory.size) (i32.const 1))");
-    assert_eq!(answer(&size), Ok(0));
 }
 
 #[test]
@@ -131,53 +163,6 @@ fn memory_grows_in_init_up_to_the_limit() {
     assert_eq!(answer(&growing(1)), Ok(1));
     assert_eq!(answer(&growing(255)), Ok(1));
     assert_eq!(answer(&growing(256)), Err(Failure::Declined));
-}
-
-#[test]
-fn tables_do_not_grow_after_the_start() {
-    let wasm = plugin(
-        r#"(table 1 funcref)
-           (func (export "shunt_schedule") (result i32)
-             (table.grow 0 (ref.null func) (i32.const 1)))"#,
-    );
-    assert_eq!(answer(&wasm), Err(Failure::Declined));
-}
-
-#[test]
-fn minus_one_declines() {
-    assert_eq!(answer(&schedule("(i32.const -1)")), Err(Failure::Declined));
-}
-
-#[test]
-fn answers_that_are_no_slot_are_out_of_range() {
-    for slot in [-5, -2, i32::MIN, 3, 999_999, i32::MAX] {
-        let wasm = schedule(&format!("(i32.const {slot})"));
-        assert_eq!(answer(&wasm), Err(Failure::OutOfRange), "{slot}");
-    }
-}
-
-/// The dataplane knows the weights and refuses it, as `unavailable`.
-#[test]
-fn the_slot_of_a_drained_server_is_passed_on() {
-    let mut scheduler = scheduler(&schedule("(i32.const 1)"));
-    scheduler.servers_changed(&candidates(&[1, 0]), 0).unwrap();
-    assert_eq!(scheduler.choose(&FLOW, 0), Ok(1));
-}
-
-#[test]
-fn a_plugin_that_goes_bad_after_10000_calls() {
-    let mut scheduler = scheduler(&plugin(
-        r#"(global $calls (mut i32) (i32.const 0))
-           (func (export "shunt_schedule") (result i32)
-             (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
-             (if (i32.gt_u (global.get $calls) (i32.const 10000)) (then (unreachable)))
-             (i32.const 0))"#,
-    ));
-    scheduler.servers_changed(&candidates(&[1]), 0).unwrap();
-    for call in 1..=10_002 {
-        let expected = if call <= 10_000 { Ok(0) } else { Err(Failure::Trap) };
-        assert_eq!(scheduler.choose(&FLOW, 0), expected, "call {call}");
-    }
 }
 
 #[test]

@@ -1,0 +1,2 @@
+;; A component, as the component tools make it of a plugin.
+(component)

@@ -1,0 +1,8 @@
+;; Its shunt_init calls itself until the stack is used up.
+(module
+  (memory (export "memory") 1)
+  (data (i32.const 64) "\01\00\00\00\00\00\00\00\00\04\00\00\00\10\00\00")
+  (func (export "shunt_abi_version") (result i32) (i32.const 1))
+  (func $init (export "shunt_init") (param i32 i32 i64) (result i32)
+    (i32.add (i32.const 1) (call $init (local.get 0) (local.get 1) (local.get 2))))
+  (func (export "shunt_schedule") (result i32) (i32.const 0)))
