@@ -46,6 +46,14 @@ fn plugin(command: &PluginCommand) -> anyhow::Result<ExitCode> {
         PluginCommand::New(arguments) => {
             workbench::new_crate(arguments, &mut std::io::stdout())?;
         }
+        PluginCommand::Check(arguments) => {
+            if !workbench::check(arguments, &mut std::io::stdout())? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        PluginCommand::Bench(arguments) => {
+            workbench::bench(arguments, &mut std::io::stdout())?;
+        }
         PluginCommand::Upload(_)
         | PluginCommand::List { .. }
         | PluginCommand::Show { .. }

@@ -4,7 +4,7 @@ use crate::cli::ApiArgs;
 use crate::scheduler_name::{PluginName, SchedulerName};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
-use workbench::NewArgs;
+use workbench::{BenchArgs, CheckArgs, NewArgs};
 
 /// What to do with scheduler plugins.
 #[derive(Debug, Subcommand)]
@@ -13,6 +13,15 @@ pub enum PluginCommand {
     ///
     /// It builds, tests and checks as it is, and needs nothing but Rust.
     New(NewArgs),
+    /// Say whether a plugin keeps the contract, and what it is like
+    ///
+    /// Offline and without root: loads it under the default limits, asks it about 100,000 flows
+    /// over servers that come and go, and measures it. Ends with 1 if it breaks a rule.
+    Check(CheckArgs),
+    /// Compare what schedulers cost, in a table
+    ///
+    /// Takes about 10 seconds, on a machine that is at rest.
+    Bench(BenchArgs),
     /// Upload a plugin: services that use its current version go over to it
     ///
     /// Established flows stay where they are. A file that the director refuses changes nothing.

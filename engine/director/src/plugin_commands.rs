@@ -66,7 +66,7 @@ pub enum UploadError {
 /// `shunt plugin`, all but what needs no director.
 pub async fn plugin(command: &PluginCommand) -> Result<(), CommandError> {
     match command {
-        PluginCommand::New(_) => Ok(()),
+        PluginCommand::New(_) | PluginCommand::Check(_) | PluginCommand::Bench(_) => Ok(()),
         PluginCommand::Upload(arguments) => upload(arguments).await,
         PluginCommand::List { json, api } => {
             let answer = ask(&api.open()?, Method::GET, "/v1/plugins", "").await?;

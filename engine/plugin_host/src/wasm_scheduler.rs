@@ -53,6 +53,11 @@ impl WasmScheduler {
         self.running.memory.data(&self.running.store)
     }
 
+    /// Fuel that the last call left.
+    pub fn fuel_left(&self) -> Option<u64> {
+        self.running.store.get_fuel().ok()
+    }
+
     fn call_update(&mut self, now: Millis) -> Result<(), Failure> {
         let Running { store, update, .. } = &mut self.running;
         let Some(update) = update else { return Ok(()) };

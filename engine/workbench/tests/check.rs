@@ -1,0 +1,164 @@
+//! The suite on whole plugins: the stock ones, and small ones that break one rule each.
+
+mod common;
+
+use common::{Folder, PLUGIN, schedule};
+use serde_json::Value;
+use workbench::{CheckArgs, check};
+
+/// What the suite says of a plugin, as JSON.
+fn report(file: &str, param: &[(&str, &str)]) -> Value {
+    let param = param.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let arguments = CheckArgs { file: file.to_owned(), param, seed: 1, json: true };
+    let mut out = Vec::new();
+    let passed = check(&arguments, &mut out).unwrap();
+    let report: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(report["passed"], passed);
+    report
+}
+
+/// The one rule that a plugin breaks, and what is said of it.
+fn broken(report: &Value) -> (String, String) {
+    let rules = report["rules"].as_array().unwrap();
+    let broken: Vec<_> = rules.iter().filter(|rule| rule["outcome"] == "failed").collect();
+    assert_eq!(broken.len(), 1, "{report}");
+    let text = |field: &str| broken[0][field].as_str().unwrap().to_owned();
+    (text("rule"), text("detail"))
+}
+
+#[test]
+fn stock_plugins_pass() {
+    for &name in plugin_host::STOCK {
+        let report = report(name, &[]);
+        assert_eq!(report["passed"], true, "{name}: {report}");
+        let figures = &report["figures"];
+        let number = |path: &str| figures.pointer(path).and_then(Value::as_f64).unwrap();
+        assert!(number("/schedule_fuel/max") < number("/schedule_fuel/limit"), "{name}");
+        assert!(number("/schedule_fuel/median") > 0.0, "{name}");
+        assert!(number("/nanoseconds") > 0.0 && number("/times_rr") > 0.0, "{name}");
+        assert_eq!(figures["declined"], 0, "{name}");
+    }
+}
+
+#[test]
+fn figures_tell_schedulers_apart() {
+    let rr = report("rr", &[]);
+    let wrr = report("wrr", &[]);
+    let number = |report: &Value, path: &str| report.pointer(path).and_then(Value::as_f64).unwrap();
+    for alone in [&rr, &wrr] {
+        assert!(number(alone, "/figures/evenness/0/max_over_mean") < 1.001, "{alone}");
+        assert!(number(alone, "/figures/evenness/0/cv") < 0.001, "{alone}");
+        assert_eq!(alone["figures"]["disruption"]["by_flow_only"], false);
+    }
+    // Equal shares where 1 of 40 was due: off by 1.5.
+    assert!(number(&rr, "/figures/evenness/0/weighted_share_error") > 1.0, "{rr}");
+    assert!(number(&wrr, "/figures/evenness/0/weighted_share_error") < 0.01, "{wrr}");
+}
+
+/// Takes the client's last byte modulo the servers, and from there the next that takes flows.
+const MODULO: &str = r#"(local $slot i32) (local $left i32)
+  (local.set $left (i32.load (i32.const 88)))
+  (if (i32.eqz (local.get $left)) (then (return (i32.const -1))))
+  (local.set $slot (i32.rem_u (i32.load16_u (i32.const 158)) (local.get $left)))
+  (loop $next
+    (if (i32.load (i32.add (i32.const 4096) (i32.mul (local.get $slot) (i32.const 32))))
+      (then (return (local.get $slot))))
+    (local.set $slot (i32.add (local.get $slot) (i32.const 1)))
+    (if (i32.eq (local.get $slot) (i32.load (i32.const 88))) (then (local.set $slot (i32.const 0))))
+    (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+    (br_if $next (local.get $left)))
+  (i32.const -1)"#;
+
+/// Where it reads the weight.
+const WEIGHT: &str =
+    "(i32.load (i32.add (i32.const 4096) (i32.mul (local.get $slot) (i32.const 32))))";
+
+#[test]
+fn a_choice_by_the_flow_is_recognized_and_so_is_whom_a_removal_disturbs() {
+    let folder = Folder::new("modulo");
+    let report = report(&folder.write("modulo.wat", schedule(MODULO)), &[]);
+    assert_eq!(report["passed"], true, "{report}");
+    let disruption = &report["figures"]["disruption"];
+    assert_eq!(disruption["by_flow_only"], true, "{report}");
+    // Only the removal of the last server changes the modulus; of the others' flows none moves
+    // when another leaves its slot empty.
+    assert!(disruption["max"].as_f64().unwrap() > 0.8, "{report}");
+    assert!(disruption["mean"].as_f64().unwrap() < 0.2, "{report}");
+}
+
+#[test]
+fn unevenness_is_seen() {
+    // The first server that takes flows gets them all.
+    let folder = Folder::new("uneven");
+    let first = MODULO.replace("(i32.load16_u (i32.const 158))", "(i32.const 0)");
+    let report = report(&folder.write("first.wat", schedule(&first)), &[]);
+    assert_eq!(report["passed"], true, "{report}");
+    assert_eq!(report["figures"]["evenness"][0]["max_over_mean"], 16.0, "{report}");
+    assert_eq!(report["figures"]["disruption"]["by_flow_only"], false);
+}
+
+#[test]
+fn what_is_refused_names_the_rule() {
+    let folder = Folder::new("refused");
+    let without = |part: &str| PLUGIN.replace(part, "");
+    for (name, text, rule, words) in [
+        ("text.wat", "(module (func".to_owned(), "module", "mistake"),
+        ("other.wasm", "hello".to_owned(), "module", "no WebAssembly module"),
+        ("memory.wat", PLUGIN.replace("\"memory\") 2", "\"memory\") 300"), "memory", "limit"),
+        (
+            "import.wat",
+            PLUGIN.replacen("(memory", "(import \"env\" \"x\" (func)) (memory", 1),
+            "imports",
+            "now_ms",
+        ),
+        ("export.wat", without(r#"(export "shunt_schedule")"#), "exports", "shunt_schedule"),
+        ("version.wat", PLUGIN.replace("(i32.const 1))", "(i32.const 2))"), "start", "version 2"),
+        ("init.wat", PLUGIN.replace("(i32.const 64))", "(unreachable))"), "start", "trapped"),
+        ("table.wat", PLUGIN.replace("(i32.const 64))", "(i32.const 66))"), "table", "aligned"),
+    ] {
+        let report = report(&folder.write(name, text), &[]);
+        let (broken, detail) = broken(&report);
+        assert_eq!(broken, rule, "{name}: {detail}");
+        assert!(detail.contains(words), "{name}: {detail}");
+        assert_eq!(report["figures"], Value::Null, "{name}");
+    }
+}
+
+#[test]
+fn what_goes_wrong_when_it_is_asked_says_where() {
+    let folder = Folder::new("asked");
+    let late = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+        (if (i32.gt_u (global.get $calls) (i32.const 10000)) (then (unreachable)))";
+    for (name, text, words) in [
+        ("unreachable.wat", schedule("(unreachable)"), "trapped in shunt_schedule: flow 0,"),
+        ("loop.wat", schedule("(loop (br 0)) (unreachable)"), "used up its fuel in shunt_schedule"),
+        ("five.wat", schedule("(i32.const -5)"), "no slot (declining is -1)"),
+        (
+            "zero.wat",
+            schedule(&MODULO.replace("(i32.eqz (local.get $left))", "(i32.const 0)")),
+            "trapped",
+        ),
+        (
+            "late.wat",
+            schedule(&MODULO.replace("(local $left i32)", &format!("(local $left i32) {late}"))),
+            "trapped in shunt_schedule: flow",
+        ),
+        ("drained.wat", schedule(&MODULO.replace(WEIGHT, "(i32.const 1)")), "which has weight 0"),
+    ] {
+        let report = report(&folder.write(name, text), &[]);
+        let (rule, detail) = broken(&report);
+        assert_eq!(rule, "flows", "{name}: {detail}");
+        assert!(
+            detail.contains(words) && detail.contains("`--seed 1` repeats it"),
+            "{name}: {detail}"
+        );
+    }
+}
+
+#[test]
+fn parameters_are_refused_by_what_takes_none() {
+    let report = report("rr", &[("mh-port", "true")]);
+    let (rule, detail) = broken(&report);
+    assert_eq!(rule, "parameters");
+    assert!(detail.contains("mh-port"), "{detail}");
+}
