@@ -33,6 +33,12 @@ pub enum Error {
         /// Why, and what to change: in the plugin's own words where it has some.
         reason: String,
     },
+    /// A dump cannot be read.
+    #[error("this is no dump of a failed call ({reason}): copy the whole file, or dump it again")]
+    Dump {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// There is no room for another instance.
     #[error(
         "plugin {plugin}: no room for another instance ({reason}): each takes 4.1 GiB of address \

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod dump;
 mod error;
 mod host;
 mod imports;
@@ -23,6 +24,7 @@ mod params;
 mod plugin;
 mod probe;
 mod random;
+mod replay;
 mod running;
 mod table;
 mod wasm_scheduler;
@@ -30,6 +32,7 @@ mod wasm_scheduler;
 pub use check::wasm_of;
 #[doc(no_inline)]
 pub use dataplane::{Latency, LatencyCounts};
+pub use dump::{Dump, DumpedCall, DumpedFlow, DumpedMemory, DumpedPage, DumpedServer};
 pub use error::{Error, Refusal};
 pub use host::{PluginHost, STOCK, prepare_worker_thread};
 pub use limits::Limits;
@@ -37,3 +40,4 @@ pub use log::{Log, LogLine};
 pub use params::Params;
 pub use plugin::{About, Placement, Plugin, Prepared};
 pub use probe::{fuel_left, memory_of};
+pub use replay::{Found, Method, Replay};

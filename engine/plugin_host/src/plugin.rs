@@ -6,9 +6,10 @@ use crate::log::{Log, LogWriter, log};
 use crate::pages::Pages;
 use crate::running::Running;
 use crate::table::Layout;
-use crate::wasm_scheduler::WasmScheduler;
+use crate::wasm_scheduler::{Origin, WasmScheduler};
 use crate::{Error, Limits, Params, Refusal};
 use dataplane::{Instance, Latency, Scheduler};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shunt_abi::import;
 use std::fmt;
@@ -38,7 +39,7 @@ struct Inner {
 }
 
 /// Where an instance will work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// Number of the worker, from 0.
     pub worker: u32,
@@ -176,8 +177,8 @@ impl Plugin {
         } else {
             (None, Log::silent())
         };
-        let (scheduler, latency) = self.scheduler_with(placement, params, writer)?;
-        Ok(Prepared { instance: Instance::new(scheduler), latency, log })
+        let (scheduler, latency) = self.wasm_scheduler(placement, params, writer)?;
+        Ok(Prepared { instance: Instance::new(Box::new(scheduler)), latency, log })
     }
 
     /// The same without what a worker keeps beside it, and without a log: for whoever asks the
@@ -187,20 +188,22 @@ impl Plugin {
         placement: Placement,
         params: &Params,
     ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
-        self.scheduler_with(placement, params, None)
+        let (scheduler, latency) = self.wasm_scheduler(placement, params, None)?;
+        Ok((Box::new(scheduler), latency))
     }
 
-    fn scheduler_with(
+    pub(crate) fn wasm_scheduler(
         &self,
         placement: Placement,
         params: &Params,
         log: Option<LogWriter>,
-    ) -> Result<(Box<dyn Scheduler>, Arc<Latency>), Error> {
+    ) -> Result<(WasmScheduler, Arc<Latency>), Error> {
         let latency = Arc::new(Latency::default());
         let mut running = self.start(placement, params, log)?;
         self.inner.pages.touch(&mut running);
+        let origin = Origin { plugin: self.clone(), placement, params: params.clone() };
         let scheduler = WasmScheduler::new(running, &self.inner.limits, latency.clone());
-        Ok((Box::new(scheduler), latency))
+        Ok((scheduler.of(origin), latency))
     }
 
     fn start(
