@@ -2,6 +2,7 @@
 
 use crate::cost::{CALLS, Timed, by_turns, median, ratio};
 use crate::named::{NamedError, host, load, read};
+use crate::output::write;
 use clap::Args;
 use plugin_host::{Error, Params, Placement, Plugin};
 use std::fmt::Write as _;
@@ -79,12 +80,15 @@ pub(crate) fn bench_for(
             let _ = write!(row, " {cell} |");
         }
     }
-    writeln!(out, "ns a call (times {REFERENCE}), median of {rounds} rounds of {CALLS} calls\n")?;
     let heads: String =
         arguments.servers.iter().map(|count| format!(" {count} servers |")).collect();
-    writeln!(out, "| scheduler |{heads}\n|---|{}", "---|".repeat(arguments.servers.len()))?;
-    rows.iter().try_for_each(|row| writeln!(out, "{row}"))?;
-    Ok(())
+    let table = format!(
+        "ns a call (times {REFERENCE}), median of {rounds} rounds of {CALLS} calls\n\n\
+         | scheduler |{heads}\n|---|{}\n{}\n",
+        "---|".repeat(arguments.servers.len()),
+        rows.join("\n")
+    );
+    Ok(write(out, &table)?)
 }
 
 /// The cells of all plugins over so many servers.

@@ -6,6 +6,7 @@ use crate::figures::{disruption, evenness};
 use crate::handover;
 use crate::history::{Failed, Plan, Played, Unplayed, play};
 use crate::named::{NamedError, host, load, read};
+use crate::output::write;
 use crate::params;
 use crate::report::{Figures, FuelFigures, Identity, Outcome, Report, Rule};
 use crate::subject::{Configured, Subject};
@@ -58,12 +59,11 @@ pub fn check(arguments: &CheckArgs, out: &mut impl Write) -> Result<bool, CheckE
     let host = host()?;
     let params = arguments.param.iter().cloned().collect();
     let report = report(&host, &arguments.file, params, arguments.seed)?;
-    if arguments.json {
-        serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{report}")?;
-    }
+    let text = match arguments.json {
+        true => serde_json::to_string_pretty(&report).map_err(io::Error::from)? + "\n",
+        false => report.to_string(),
+    };
+    write(out, &text)?;
     Ok(report.passed)
 }
 

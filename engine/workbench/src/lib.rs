@@ -28,6 +28,7 @@ mod history;
 mod named;
 mod new_crate;
 mod numbers;
+mod output;
 mod params;
 mod report;
 mod server_set;

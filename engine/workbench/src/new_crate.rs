@@ -4,6 +4,7 @@
 //! program speaks, lie in it. So it needs no registry and no checkout of shunt, and what it was
 //! written with is what the director understands.
 
+use crate::output::write;
 use clap::Args;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -107,8 +108,7 @@ pub fn new_crate(arguments: &NewArgs, out: &mut impl Write) -> Result<(), NewErr
             return Err(failed(&path)(error));
         }
     }
-    writeln!(out, "{}", NextCommands { folder: &folder, name })?;
-    Ok(())
+    Ok(write(out, &format!("{}\n", NextCommands { folder: &folder, name }))?)
 }
 
 /// Puts the name and the versions in.
@@ -157,7 +157,7 @@ impl fmt::Display for NextCommands<'_> {
         let file = format!("target/wasm32-unknown-unknown/release/{}", file_name(name));
         write!(
             formatter,
-            "{folder}: a plugin to begin with, in src/lib.rs. Next:\n\
+            "{shown}: a plugin to begin with, in src/lib.rs. Next:\n\
              \n\
              rustup target add wasm32-unknown-unknown   # once\n\
              cd {folder}\n\
@@ -165,8 +165,19 @@ impl fmt::Display for NextCommands<'_> {
              cargo build --release --target wasm32-unknown-unknown\n\
              shunt plugin check {file}\n\
              shunt plugin upload {file} --name {name}",
-            folder = folder.display(),
+            shown = folder.display(),
+            folder = quoted(folder),
         )
+    }
+}
+
+/// The folder as a shell reads it.
+fn quoted(folder: &Path) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+@".contains(letter);
+    let text = folder.display().to_string();
+    match text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
 

@@ -40,3 +40,12 @@ fn the_sdk_goes_with_it() {
         assert!(SOURCES.iter().any(|(source, _)| *source == path), "{path}");
     }
 }
+
+#[test]
+fn the_folder_is_quoted_for_the_shell() {
+    for (folder, expected) in
+        [("./my", "./my"), ("/tmp/my plugins/x", "'/tmp/my plugins/x'"), ("it's", r"'it'\''s'")]
+    {
+        assert_eq!(quoted(Path::new(folder)), expected);
+    }
+}
