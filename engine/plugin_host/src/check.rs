@@ -14,6 +14,8 @@ pub(crate) struct Facts {
     pub version: Option<String>,
     /// Names of the functions that it imports.
     pub imports: Vec<&'static str>,
+    /// Bytes of its largest function.
+    pub largest_function: usize,
     /// Whether it has an export `shunt_update`.
     pub has_update: bool,
     /// Whether it has an export `shunt_configure`.
@@ -85,6 +87,7 @@ struct Module {
     exports: HashMap<String, (ExternalKind, u32)>,
     memories: Vec<MemoryType>,
     table_elements: u64,
+    largest_function: usize,
     imports: Vec<Import>,
     version: Option<Vec<u8>>,
 }
@@ -106,6 +109,7 @@ pub(crate) fn check(wasm: &[u8], limits: &Limits) -> Result<Facts, Refusal> {
     check_function(&module, export::SCHEDULE, &SCHEDULE)?;
     Ok(Facts {
         imports,
+        largest_function: module.largest_function,
         has_update: check_optional(&module, export::UPDATE, &UPDATE)?,
         has_configure: check_optional(&module, export::CONFIGURE, &CONFIGURE)?,
         has_save: check_optional(&module, export::SAVE, &SAVE)?,
@@ -210,6 +214,9 @@ impl Module {
                     let export = export?;
                     self.exports.insert(export.name.to_owned(), (export.kind, export.index));
                 }
+            }
+            Payload::CodeSectionEntry(body) => {
+                self.largest_function = self.largest_function.max(body.range().len());
             }
             Payload::CustomSection(section) if section.name() == VERSION_SECTION => {
                 self.version = Some(section.data().to_owned());

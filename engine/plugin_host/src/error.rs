@@ -1,6 +1,7 @@
 //! What can go wrong on the control thread, and what to do about it.
 
 use shunt_abi::{ABI_VERSION, CAPACITY_MAX};
+use std::time::Duration;
 
 /// Why a plugin cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,21 @@ pub enum Error {
     #[error("this is no dump of a failed call ({reason}): copy the whole file, or dump it again")]
     Dump {
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The compiler still works on a plugin that took too long.
+    #[error(
+        "plugin {plugin}: the compiler is still busy with an earlier plugin that took too long: \
+         load this one again in a while"
+    )]
+    CompilerBusy {
+        /// The plugin's name.
+        plugin: String,
+    },
+    /// There is no room for all the instances that are needed.
+    #[error("there is no room for all instances: {reason}")]
+    NoRoom {
+        /// Which limit is in the way, and what raises it.
         reason: String,
     },
     /// There is no room for another instance.
@@ -92,6 +108,25 @@ pub enum Refusal {
     )]
     Malformed {
         /// What the engine says.
+        reason: String,
+    },
+    /// Compiling takes too long.
+    #[error(
+        "compiling it takes longer than {limit:?}: make its largest function ({largest_function} \
+         of its {size} bytes) smaller, or raise the limit"
+    )]
+    CompileTime {
+        /// The limit.
+        limit: Duration,
+        /// Size of the module in bytes.
+        size: usize,
+        /// Size of its largest function in bytes.
+        largest_function: usize,
+    },
+    /// The compiler gives up.
+    #[error("the compiler fails on it ({reason}): report that, and build it with other flags")]
+    Compiler {
+        /// What it says.
         reason: String,
     },
     /// The module imports something that there is not.

@@ -1,5 +1,7 @@
 //! The engine, and plugins from bytes.
 
+use crate::compile::Compiler;
+use crate::room::room_for;
 use crate::{About, Error, Limits, Plugin};
 use std::sync::{Arc, OnceLock};
 use wasmtime::{Config, Engine, OptLevel};
@@ -17,6 +19,7 @@ const STOCK_FILES: [&[u8]; STOCK.len()] = [
 #[derive(Clone)]
 pub struct PluginHost {
     engine: Engine,
+    compiler: Arc<Compiler>,
     limits: Limits,
     /// Stock plugins that were asked for.
     stock: Arc<[OnceLock<Plugin>; STOCK.len()]>,
@@ -27,7 +30,7 @@ impl PluginHost {
     pub fn new(limits: Limits) -> Result<PluginHost, Error> {
         let engine = Engine::new(&config(&limits))
             .map_err(|error| Error::Engine { reason: format!("{error:#}") })?;
-        Ok(PluginHost { engine, limits, stock: Arc::default() })
+        Ok(PluginHost { engine, compiler: Arc::default(), limits, stock: Arc::default() })
     }
 
     /// The limits.
@@ -36,9 +39,10 @@ impl PluginHost {
     }
 
     /// Checks and compiles the module in `file`, which may be text (.wat), and runs its start
-    /// function and `shunt_init` once as a trial. Takes milliseconds: for the control thread.
+    /// function and `shunt_init` once as a trial. Takes milliseconds, and never longer than the
+    /// limits allow: for the control thread.
     pub fn load(&self, name: &str, file: &[u8]) -> Result<Plugin, Error> {
-        Plugin::load(&self.engine, self.limits, name, file)
+        Plugin::load(&self.engine, &self.compiler, self.limits, name, file)
     }
 
     /// The stock plugin of this name, compiled when first asked for.
@@ -49,6 +53,12 @@ impl PluginHost {
         }
         let plugin = self.load(name, STOCK_FILES[index])?;
         Ok(self.stock[index].get_or_init(|| plugin).clone())
+    }
+
+    /// Whether so many instances fit into the process beside what it has now: to be asked before
+    /// any of them is made. The error names the limit that is in the way and what raises it.
+    pub fn room_for(&self, instances: usize) -> Result<(), Error> {
+        room_for(instances)
     }
 
     /// What is known of the stock plugin of this name without compiling it.

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod compile;
 mod dump;
 mod error;
 mod host;
@@ -25,6 +26,7 @@ mod plugin;
 mod probe;
 mod random;
 mod replay;
+mod room;
 mod running;
 mod table;
 mod wasm_scheduler;

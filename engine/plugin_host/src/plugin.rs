@@ -1,6 +1,7 @@
 //! A checked and compiled plugin, and instances of it.
 
 use crate::check::{Facts, check, wasm_of};
+use crate::compile::Compiler;
 use crate::imports::{Context, link};
 use crate::log::{Log, LogWriter, log};
 use crate::pages::Pages;
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use shunt_abi::import;
 use std::fmt;
 use std::sync::Arc;
-use wasmtime::{Engine, InstancePre, Module};
+use wasmtime::{Engine, InstancePre};
 
 /// A checked and compiled plugin. Cheap to clone; every clone is the same plugin.
 #[derive(Clone)]
@@ -66,6 +67,7 @@ pub struct Prepared {
 impl Plugin {
     pub(crate) fn load(
         engine: &Engine,
+        compiler: &Compiler,
         limits: Limits,
         name: &str,
         file: &[u8],
@@ -75,9 +77,8 @@ impl Plugin {
         let wasm = &*wasm_of(file).map_err(refused)?;
         check_size(wasm, &limits).map_err(refused)?;
         let facts = check(wasm, &limits).map_err(refused)?;
-        let module = Module::new(engine, wasm).map_err(|error| {
-            refused(Refusal::Malformed { reason: error.root_cause().to_string() })
-        })?;
+        let largest = facts.largest_function;
+        let module = compiler.compile(engine, name, wasm, largest, limits.compile_time)?;
         let module = link(engine, &module, name)?;
         let running = Running::start(&module, &facts, &limits, TRIAL, None)
             .map_err(|failed| failed.of(name))?;

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use plugin_host::{Error, Limits, PluginHost};
+use std::time::Duration;
 
 /// The sentence, without the plugin's name.
 fn refusal(wasm: &[u8]) -> String {
@@ -307,4 +308,34 @@ fn a_stock_plugin_that_does_not_exist() {
         host().stock("wlc").unwrap_err().to_string(),
         "no stock plugin is called \"wlc\"; there are rr, wrr, lc"
     );
+}
+
+/// A function of so many additions.
+fn long_function(additions: usize) -> Vec<u8> {
+    let additions = "(local.set $sum (i32.add (local.get $sum) (i32.load (local.get $sum))))\n"
+        .repeat(additions);
+    schedule(&format!("(local $sum i32) {additions} (local.get $sum)"))
+}
+
+#[test]
+fn a_module_that_takes_long_to_compile() {
+    let limits = Limits { compile_time: Duration::from_millis(1), ..Limits::default() };
+    let host = PluginHost::new(limits).unwrap();
+    let wasm = long_function(6_000);
+    let error = host.load("long", &wasm).unwrap_err().to_string();
+    assert!(error.starts_with("plugin long: compiling it takes longer than 1ms: "), "{error}");
+    let largest = format!("({} of its {} bytes)", 6_000 * 10 + 6, wasm.len());
+    assert!(error.contains(&largest), "{error}");
+    // The compiler cannot be stopped. Who comes meanwhile is sent away at once, whatever it is.
+    let error = host.clone().load("next", &plugin(SCHEDULE)).unwrap_err();
+    assert!(matches!(&error, Error::CompilerBusy { plugin } if plugin == "next"), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "plugin next: the compiler is still busy with an earlier plugin that took too long: load \
+         this one again in a while"
+    );
+    // Until it has done.
+    while matches!(host.load("next", &plugin(SCHEDULE)), Err(Error::CompilerBusy { .. })) {
+        std::thread::yield_now();
+    }
 }
