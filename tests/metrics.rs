@@ -30,9 +30,9 @@ use xsk::{InterfaceOptions, MemoryPort, PassKind};
 const ELSEWHERE: [(&str, &str); 5] = [
     ("shunt_queue_rx_invalid_descriptors_total", "only a fault in engine/xsk could"),
     ("shunt_queue_tx_invalid_descriptors_total", "only a fault in engine/xsk could"),
-    ("shunt_plugin_failures_total trap", "engine/plugin_host: stock plugins do not trap"),
-    ("shunt_plugin_failures_total out_of_range", "engine/dataplane: nor do they miss the table"),
-    ("shunt_plugin_failures_total unavailable", "engine/dataplane: nor choose who takes none"),
+    ("shunt_plugin_fallbacks_total trap", "engine/plugin_host: stock plugins do not trap"),
+    ("shunt_plugin_fallbacks_total out_of_range", "engine/dataplane: nor do they miss the table"),
+    ("shunt_plugin_fallbacks_total unavailable", "engine/dataplane: nor choose who takes none"),
 ];
 
 /// Entries of each flow table.
@@ -60,7 +60,7 @@ fn documented() -> BTreeSet<String> {
                 "shunt_interface_packets_passed_total" => {
                     PassKind::ALL.iter().map(|kind| kind.name()).collect()
                 }
-                "shunt_plugin_failures_total" => {
+                "shunt_plugin_fallbacks_total" => {
                     Failure::ALL.iter().map(|reason| reason.name()).collect()
                 }
                 "shunt_config_reloads_total" => vec!["ok", "failed"],

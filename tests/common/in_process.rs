@@ -5,8 +5,9 @@ use dataplane::{Seeds, Worker, workers};
 use director::clock;
 use director::config::Config as DirectorConfig;
 use director::neighbors::{KernelState, Reach};
+use director::plugin_store::PluginStore;
+use director::plugins::Plugins;
 use director::scheduler_name::stock_only;
-use director::schedulers::Schedulers;
 use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
 use lab::{Family, NIC, real_server_address, real_server_mac};
 use plugin_host::{Limits, PluginHost};
@@ -27,8 +28,9 @@ pub fn supervise(
 ) -> Supervisor {
     let text = config.text("/unused".as_ref());
     let config = DirectorConfig::parse(&text, &stock_only).unwrap();
-    let schedulers = Schedulers::new(PluginHost::new(limits).unwrap(), seats.len(), 3);
-    Supervisor::new(config, PathBuf::from("/unused"), vec![interface], seats, schedulers)
+    let store = PluginStore::read("/unused".as_ref()).unwrap();
+    let plugins = Plugins::new(PluginHost::new(limits).unwrap(), store);
+    Supervisor::new(config, PathBuf::from("/unused"), vec![interface], seats, plugins, 3)
 }
 
 /// The director's NIC opened, with a worker for each queue. To be called inside its namespace.

@@ -7,6 +7,8 @@
 use crate::clock;
 use crate::config_text;
 use crate::exposition;
+use crate::plugin_api;
+use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName, check_params};
 use crate::service_name::{ServiceName, parse_server, protocol_name};
 use crate::services::{Removal, ServicesError};
@@ -27,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc};
 
-type Shared = Arc<Mutex<Supervisor>>;
+pub(crate) type Shared = Arc<Mutex<Supervisor>>;
 
 /// Bytes of flow lines that are sent in one piece.
 const FLOWS_PIECE: usize = 64 << 10;
@@ -58,10 +60,10 @@ struct ServerBody {
 }
 
 /// A refusal.
-struct Refused(StatusCode, String);
+pub(crate) struct Refused(pub StatusCode, pub String);
 
 impl Refused {
-    fn bad(message: impl Into<String>) -> Refused {
+    pub fn bad(message: impl Into<String>) -> Refused {
         Refused(StatusCode::BAD_REQUEST, message.into())
     }
 }
@@ -86,10 +88,8 @@ impl From<ChangeError> for Refused {
                 | ServicesError::ServerRemoved { .. }
                 | ServicesError::Full { .. } => StatusCode::CONFLICT,
             },
-            ChangeError::Scheduler(plugin_host::Error::UnknownStock { .. }) => {
-                StatusCode::BAD_REQUEST
-            }
-            ChangeError::Scheduler(_) | ChangeError::Steer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ChangeError::Plugins(error) => plugin_api::status(error),
+            ChangeError::Steer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             ChangeError::NotAdopted { .. } => StatusCode::GATEWAY_TIMEOUT,
         };
         Refused(status, error.to_string())
@@ -108,6 +108,7 @@ pub fn routes(supervisor: Shared) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/config", get(config))
         .route("/metrics", get(metrics))
+        .merge(plugin_api::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(supervisor)
@@ -124,7 +125,7 @@ pub fn metrics_routes(supervisor: Shared) -> Router {
 
 async fn unknown_path(uri: Uri) -> Refused {
     let message = format!(
-        "there is nothing at {}; there are /v1/status, /v1/services, /v1/flows, /v1/config and /metrics",
+        "there is nothing at {}; there are /v1/status, /v1/services, /v1/plugins, /v1/events, /v1/flows, /v1/config and /metrics",
         uri.path()
     );
     Refused(StatusCode::NOT_FOUND, message)
@@ -136,7 +137,7 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Refused {
     Refused(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-fn json(view: &impl serde::Serialize) -> Response {
+pub(crate) fn json(view: &impl serde::Serialize) -> Response {
     match serde_json::to_string_pretty(view) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text + "\n")
@@ -146,7 +147,7 @@ fn json(view: &impl serde::Serialize) -> Response {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes, example: &str) -> Result<T, Refused> {
+pub(crate) fn read<T: DeserializeOwned>(body: &Bytes, example: &str) -> Result<T, Refused> {
     serde_json::from_slice(body)
         .map_err(|error| Refused::bad(format!("bad JSON in the body: {error}; send {example}")))
 }
@@ -198,13 +199,12 @@ async fn set_scheduler(
     let SchedulerBody { scheduler, params } = body;
     params.as_ref().map_or(Ok(()), check_params).map_err(Refused::bad)?;
     let mut supervisor = supervisor.lock().await;
-    supervisor
-        .change(|services| match (scheduler, params) {
-            (Some(scheduler), params) => services.set_scheduler(&name.0, scheduler, params),
-            (None, Some(params)) => services.set_params(&name.0, params),
-            (None, None) => services.serving(&name.0),
-        })
-        .await?;
+    if let Some(scheduler) = &scheduler {
+        // It is the body that is wrong, not the path.
+        plugins::find(supervisor.plugins().names(), scheduler)
+            .map_err(|error| Refused::bad(error.to_string()))?;
+    }
+    supervisor.set_scheduler(&name.0, scheduler, params).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -5,7 +5,7 @@ use crate::client::{Api, ClientError, ask, ask_lines, path_part};
 use crate::config::Config;
 use crate::listing;
 use crate::plugin_commands::UploadError;
-use crate::scheduler_name::stock_only;
+use crate::plugins;
 use crate::views::FlowView;
 use clap::CommandFactory;
 use hyper::Method;
@@ -35,7 +35,7 @@ pub enum CommandError {
 
 /// `shunt check`.
 pub fn check(config: &Path) -> Result<(), CommandError> {
-    Config::read(config, &stock_only)?;
+    Config::read(config, &plugins::known)?;
     print(&format!("{}: ok\n", config.display()))
 }
 

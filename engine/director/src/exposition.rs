@@ -3,8 +3,11 @@
 //! A recorder lives for one scrape: the counters behind it are the workers' own, which it takes
 //! over as absolute values, so nothing can go stale and a server that is gone leaves no series.
 
-use crate::metrics::{CALL_DURATION, Kind, METRICS, find};
+use crate::durations::Durations;
+use crate::metrics::{CALL_DURATION, Kind, METRICS, SWAP_DURATION, SWAP_PAUSE, find};
 use crate::neighbors::NeighborState;
+use crate::plugins::PluginVersion;
+use crate::schedulers::PluginReport;
 use crate::service_name::ServiceName;
 use crate::supervisor::Supervisor;
 use dataplane::{DropReason, Failure, ServerCounts, ServerState, WorkerCounts};
@@ -28,7 +31,7 @@ pub fn render(supervisor: &Supervisor) -> String {
     queues(&sheet, supervisor);
     plugins(&sheet, supervisor);
     let mut text = sheet.recorder.handle().render();
-    call_durations(&mut text, supervisor);
+    histograms(&mut text, supervisor);
     text
 }
 
@@ -101,10 +104,9 @@ fn services(sheet: &Sheet, supervisor: &Supervisor) {
         sheet.flag("shunt_service_removed", &[&name], service.removed);
         let benched = supervisor.schedulers().is_benched(index);
         sheet.flag("shunt_plugin_benched", &[&name], benched);
-        if let Some((plugin, _)) =
-            supervisor.schedulers().plugins().get(service.scheduler.name.as_str())
-        {
-            let labels = [&name, plugin.name(), plugin.version(), plugin.digest()];
+        if let Some((version, plugin)) = supervisor.schedulers().runs(index) {
+            let number = version.number.to_string();
+            let labels = [&name, version.name.as_str(), &number, plugin.digest()];
             sheet.gauge("shunt_service_scheduler_info", &labels, 1.0);
         }
         for (server, entry) in supervisor.services().members(service) {
@@ -222,58 +224,112 @@ fn queues(sheet: &Sheet, supervisor: &Supervisor) {
 }
 
 fn plugins(sheet: &Sheet, supervisor: &Supervisor) {
-    for (plugin, _) in supervisor.schedulers().plugins().values() {
+    for (version, (plugin, services)) in supervisor.schedulers().versions() {
+        let (name, number) = (version.name.as_str(), version.number.to_string());
+        let label = plugin.label().unwrap_or_default();
         let abi = plugin.abi().to_string();
-        let labels = [plugin.name(), plugin.version(), plugin.digest(), &abi];
-        sheet.gauge("shunt_plugin_info", &labels, 1.0);
+        sheet.gauge("shunt_plugin_info", &[name, &number, label, plugin.digest(), &abi], 1.0);
+        let instances = services.len() * supervisor.workers.len();
+        sheet.gauge("shunt_plugin_instances", &[name, &number], instances as f64);
+        let memory = instances * plugin.memory();
+        sheet.gauge("shunt_plugin_memory_bytes", &[name, &number], memory as f64);
     }
     for report in supervisor.schedulers().reports() {
-        let Some(service) = supervisor.services().service(report.service) else { continue };
-        let service = ServiceName(service.key).to_string();
-        let labels: [&str; 3] = [&service, report.name, report.version];
-        sheet.count("shunt_plugin_calls_total", &labels, report.counts.calls);
+        let Some(labels) = report_labels(supervisor, &report) else { continue };
+        let [service, name, number] = labels.each_ref().map(String::as_str);
+        sheet.count("shunt_plugin_calls_total", &[service, name, number], report.counts.calls);
         for reason in Failure::ALL {
-            let labels = [&service, report.name, report.version, reason.name()];
-            let count = report.counts.failures[reason as usize];
-            sheet.count("shunt_plugin_failures_total", &labels, count);
+            let labels = [service, name, number, reason.name()];
+            let count = report.counts.fallbacks[reason as usize];
+            sheet.count("shunt_plugin_fallbacks_total", &labels, count);
         }
     }
+    // Those in use have their series before the first rollback, or its rate would not be seen.
+    let in_use = supervisor.schedulers().versions().into_keys();
+    let none = in_use.flat_map(|version| [(version, true, 0), (version, false, 0)]);
+    for (version, automatic, count) in none.chain(supervisor.watch.rollbacks()) {
+        let kind = if automatic { "automatic" } else { "manual" };
+        let labels = [version.name.as_str(), &version.number.to_string(), kind];
+        sheet.count("shunt_plugin_rollbacks_total", &labels, count);
+    }
 }
 
-/// The exporter's histograms take one sample at a time; the workers have counted them already.
-fn call_durations(text: &mut String, supervisor: &Supervisor) {
-    let Some(metric) = find(CALL_DURATION) else { return };
+/// Service, plugin and version.
+fn report_labels(supervisor: &Supervisor, report: &PluginReport<'_>) -> Option<[String; 3]> {
+    let service = ServiceName(supervisor.services().service(report.service)?.key);
+    let PluginVersion { name, number } = report.version;
+    Some([service.to_string(), name.to_string(), number.to_string()])
+}
+
+/// The histograms. The exporter's own take one sample at a time; these are counted already.
+fn histograms(text: &mut String, supervisor: &Supervisor) {
+    let bounds = Latency::BOUNDS.map(seconds);
     let reports = supervisor.schedulers().reports();
-    if reports.is_empty() {
+    let calls = reports.iter().filter_map(|report| {
+        let labels = report_labels(supervisor, report)?.to_vec();
+        Some(Histogram::of(labels, &report.counts.latency))
+    });
+    write_histograms(text, CALL_DURATION, &bounds, calls);
+
+    let Durations { buckets, sum } = supervisor.swaps;
+    let swaps = Histogram { labels: Vec::new(), buckets: buckets.to_vec(), sum };
+    write_histograms(text, SWAP_DURATION, &Durations::BOUNDS, [swaps]);
+
+    let pauses = supervisor.workers.iter().enumerate().map(|(number, seat)| {
+        let interface = supervisor.interfaces[seat.interface].name.clone();
+        let labels = vec![number.to_string(), interface, seat.queue.to_string()];
+        Histogram::of(labels, &seat.handle.memory.counters().pauses().read())
+    });
+    write_histograms(text, SWAP_PAUSE, &bounds, pauses);
+}
+
+/// One series of a histogram.
+struct Histogram {
+    labels: Vec<String>,
+    /// Not cumulated; the last has no bound.
+    buckets: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    fn of(labels: Vec<String>, counts: &LatencyCounts) -> Histogram {
+        Histogram { labels, buckets: counts.buckets.to_vec(), sum: seconds(counts.sum) }
+    }
+}
+
+fn write_histograms(
+    text: &mut String,
+    name: &str,
+    bounds: &[f64],
+    series: impl IntoIterator<Item = Histogram>,
+) {
+    let Some(metric) = find(name) else { return };
+    let mut series = series.into_iter().peekable();
+    if series.peek().is_none() {
         return;
     }
-    write_help_line(text, CALL_DURATION, None, None, metric.help);
-    write_type_line(text, CALL_DURATION, None, None, "histogram");
-    for report in reports {
-        let Some(service) = supervisor.services().service(report.service) else { continue };
-        let values = [&ServiceName(service.key).to_string(), report.name, report.version];
-        let labels: Vec<String> = metric
-            .labels
-            .iter()
-            .zip(values)
+    write_help_line(text, name, None, None, metric.help);
+    write_type_line(text, name, None, None, "histogram");
+    for Histogram { labels, buckets, sum } in series {
+        let labels = metric.labels.iter().zip(&labels);
+        let labels: Vec<String> = labels
             .map(|(label, value)| format!("{label}=\"{}\"", sanitize_label_value(value)))
             .collect();
-        write_histogram(text, &labels.join(","), &report.counts.latency);
+        let bounds = bounds.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+        let mut cumulated = 0;
+        for (bound, count) in bounds.zip(buckets) {
+            cumulated += count;
+            let bound = format!("le=\"{bound}\"");
+            let all: Vec<&str> = labels.iter().chain([&bound]).map(String::as_str).collect();
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{name}_bucket{{{}}} {cumulated}", all.join(","));
+        }
+        let labels = labels.join(",");
+        let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+        let _ = writeln!(text, "{name}_sum{labels} {sum}");
+        let _ = writeln!(text, "{name}_count{labels} {cumulated}");
     }
     text.push('\n');
-}
-
-fn write_histogram(text: &mut String, labels: &str, latency: &LatencyCounts) {
-    let mut cumulated = 0;
-    let bounds = Latency::BOUNDS.iter().map(|&bound| seconds(bound).to_string());
-    let bounds = bounds.chain(["+Inf".to_owned()]);
-    for (bound, count) in bounds.zip(latency.buckets) {
-        cumulated += count;
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{CALL_DURATION}_bucket{{{labels},le=\"{bound}\"}} {cumulated}");
-    }
-    let _ = writeln!(text, "{CALL_DURATION}_sum{{{labels}}} {}", seconds(latency.sum));
-    let _ = writeln!(text, "{CALL_DURATION}_count{{{labels}}} {cumulated}");
 }
 
 fn seconds(nanoseconds: u64) -> f64 {

@@ -53,6 +53,12 @@ const WORKER: &[&str] = &["worker", "interface", "queue"];
 const QUEUE: &[&str] = &["interface", "queue"];
 const PLUGIN: &[&str] = &["service", "plugin", "version"];
 
+const VERSION: &[&str] = &["plugin", "version"];
+
+/// The histogram of the time that changes of schedulers take.
+pub const SWAP_DURATION: &str = "shunt_plugin_swap_duration_seconds";
+/// The histogram of the workers' pauses to adopt changes.
+pub const SWAP_PAUSE: &str = "shunt_worker_update_pause_seconds";
 /// The histogram of scheduler calls.
 pub const CALL_DURATION: &str = "shunt_plugin_call_duration_seconds";
 
@@ -115,11 +121,16 @@ pub const METRICS: &[Metric] = &[
     counter("shunt_queue_fill_ring_empty_total", Unit::Count, QUEUE, "XDP_STATISTICS rx_fill_ring_empty_descs: times that the kernel found the fill ring empty."),
     counter("shunt_queue_tx_ring_empty_total", Unit::Count, QUEUE, "XDP_STATISTICS tx_ring_empty_descs: times that the kernel found the TX ring empty."),
 
-    gauge("shunt_plugin_info", Unit::Count, &["plugin", "version", "digest", "abi"], "Always 1. A plugin in use, with the SHA-256 digest of its file."),
+    gauge("shunt_plugin_info", Unit::Count, &["plugin", "version", "label", "digest", "abi"], "Always 1. A version of a plugin in use, with what its author calls it and the SHA-256 digest of its module."),
+    gauge("shunt_plugin_instances", Unit::Count, VERSION, "Instances of a plugin: one for each virtual service that it schedules and each worker."),
+    gauge("shunt_plugin_memory_bytes", Unit::Bytes, VERSION, "Linear memory of all instances of a plugin."),
     counter("shunt_plugin_calls_total", Unit::Count, PLUGIN, "New flows for which a plugin was asked."),
-    counter("shunt_plugin_failures_total", Unit::Count, &["service", "plugin", "version", "reason"], "New flows that got a real server by their hash because the plugin was of no use, by reason."),
-    gauge("shunt_plugin_benched", Unit::Count, SERVICE, "1: the plugin of a virtual service used up its fuel and is no longer asked, on one worker at least."),
+    counter("shunt_plugin_fallbacks_total", Unit::Count, &["service", "plugin", "version", "reason"], "New flows that got a real server by their hash because the plugin gave none, by reason."),
+    counter("shunt_plugin_rollbacks_total", Unit::Count, &["plugin", "version", "kind"], "Times that a version of a plugin was left for another one: automatic, because it failed too often, or manual."),
+    gauge("shunt_plugin_benched", Unit::Count, SERVICE, "1: a plugin used up its fuel for a virtual service and is no longer asked for it."),
     Metric { name: CALL_DURATION, kind: Kind::Histogram, unit: Unit::Seconds, labels: PLUGIN, help: "How long a plugin took to choose, over a sample of one call in 64." },
+    Metric { name: SWAP_DURATION, kind: Kind::Histogram, unit: Unit::Seconds, labels: &[], help: "How long it took from a checked plugin, or another choice of scheduler, to its adoption by all workers." },
+    Metric { name: SWAP_PAUSE, kind: Kind::Histogram, unit: Unit::Seconds, labels: WORKER, help: "How long a worker paused between two bursts to adopt changes of the control thread." },
 ];
 
 /// The metric of this name.

@@ -9,8 +9,8 @@ use crate::config::{Config, ConfigError, Mode, Queues};
 use crate::cores::{self, CoresError, Demand};
 use crate::listen::{self, ApiSocket, ListenError};
 use crate::netlink::Gone;
-use crate::scheduler_name::stock_only;
-use crate::schedulers::Schedulers;
+use crate::plugin_store::{PluginStore, StoreError};
+use crate::plugins::{self, Plugins};
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, ServedInterface, Supervisor, WorkerSeat};
 use crate::worker_thread::WorkerThread;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 use xsk::{BusyPoll, Interface, InterfaceOptions, ModeRequest, Monitor};
 
 /// How long the start waits for the real servers' MAC addresses. One that does not answer must
@@ -39,6 +39,9 @@ const CARRIER_CHECK: Duration = Duration::from_millis(50);
 /// Time between two looks for indices that came free. More than a flow needs from one worker to
 /// another.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Time between two looks at what plugins do: how long a service whose plugin has trapped, or used
+/// up its fuel, goes by hash.
+const PLUGINS: Duration = Duration::from_millis(200);
 /// How long a change in progress may hold up the end.
 const END: Duration = Duration::from_millis(500);
 
@@ -57,6 +60,9 @@ pub enum RunError {
     /// The plugins cannot run.
     #[error(transparent)]
     Plugins(#[from] plugin_host::Error),
+    /// The uploaded plugins cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The workers do not start as told.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -96,7 +102,7 @@ fn system(doing: &'static str) -> impl Fn(io::Error) -> RunError {
 
 /// Runs the director until it is told to end.
 pub fn run(config_path: &Path) -> Result<(), RunError> {
-    let config = Config::read(config_path, &stock_only)?;
+    let config = Config::read(config_path, &plugins::known)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -191,7 +197,7 @@ async fn end(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>, so
 
 /// Opens the interfaces and starts the workers. Nothing reaches them yet.
 fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>), RunError> {
-    let host = PluginHost::new(plugin_host::Limits::default())?;
+    let plugins = Plugins::new(PluginHost::new(config.plugins.limits)?, store(&config)?);
     let mut opened = Vec::new();
     for interface in &config.interfaces {
         opened.push(xsk::open(&options(interface))?);
@@ -223,7 +229,6 @@ fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>),
         let (flows_v4, flows_v6) = (capacity.flows_v4, capacity.flows_v6);
         RunError::Memory { flows_v4, flows_v6, cause }
     })?;
-    let schedulers = Schedulers::new(host, workers.len(), third);
     let mut seats = Vec::new();
     let mut threads = Vec::new();
     for ((worker, handle), (interface, core, monitor)) in workers.into_iter().zip(places) {
@@ -234,7 +239,19 @@ fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>),
         seats.push(WorkerSeat::new(interface, queue, core, handle, Some(monitor)));
     }
     let path = path.to_owned();
-    Ok((Supervisor::new(config, path, served, seats, schedulers), threads))
+    Ok((Supervisor::new(config, path, served, seats, plugins, third), threads))
+}
+
+/// The plugins that were uploaded. One damaged file must not keep the director from starting.
+fn store(config: &Config) -> Result<PluginStore, StoreError> {
+    let store = PluginStore::read(&config.state_dir);
+    match store {
+        Err(error @ StoreError::Damaged { .. }) => {
+            warn!("{error}. Their virtual services go on with stock plugins, or by hash");
+            PluginStore::without_index(&config.state_dir)
+        }
+        other => other,
+    }
 }
 
 fn options(interface: &crate::config::InterfaceConfig) -> InterfaceOptions {
@@ -323,7 +340,9 @@ async fn serve(
     access: Option<&Access>,
 ) {
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut plugins = tokio::time::interval(PLUGINS);
+    plugins.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
@@ -332,8 +351,15 @@ async fn serve(
                 reload(&mut *supervisor.lock().await).await;
                 read_secrets_anew(access);
             }
+            _ = plugins.tick() => look_after_plugins(&mut *supervisor.lock().await).await,
             _ = housekeeping.tick() => keep_house(&mut *supervisor.lock().await).await,
         }
+    }
+}
+
+async fn look_after_plugins(supervisor: &mut Supervisor) {
+    if let Err(error) = supervisor.look_after_plugins().await {
+        warn!("{error}");
     }
 }
 

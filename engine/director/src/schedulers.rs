@@ -1,9 +1,14 @@
 //! The scheduler plugins in use: one instance for each virtual service and worker.
 
-use crate::services::Services;
-use dataplane::{Failure, Instance, SchedulerCounters, ServiceIndex};
-use plugin_host::{Latency, LatencyCounts, Params, Placement, Plugin, PluginHost};
-use std::collections::{BTreeMap, HashMap};
+use crate::plugin_store::Names;
+use crate::plugins::{self, PluginVersion, Plugins, PluginsError};
+use crate::say;
+use crate::scheduler_name::SchedulerName;
+use crate::service_name::ServiceName;
+use crate::services::{ServiceEntry, Services};
+use dataplane::{Failure, Instance, SchedulerCounters, ServiceIndex, ServiceTable};
+use plugin_host::{Latency, LatencyCounts, Log, Params, Placement, Plugin, Prepared};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What one plugin did for one virtual service, over all workers and since the service exists.
@@ -12,18 +17,27 @@ pub struct PluginCounts {
     /// Flows for which it was asked.
     pub calls: u64,
     /// Flows that got the consistent choice instead, by reason.
-    pub failures: [u64; Failure::ALL.len()],
+    pub fallbacks: [u64; Failure::ALL.len()],
     /// How long a sample of its calls took.
     pub latency: LatencyCounts,
 }
 
 impl PluginCounts {
-    fn add(&mut self, watched: &Watched) {
+    fn count(&mut self, watched: &Watched) {
         self.calls += watched.counters.calls();
         for reason in Failure::ALL {
-            self.failures[reason as usize] += watched.counters.failures(reason);
+            self.fallbacks[reason as usize] += watched.counters.failures(reason);
         }
         self.latency.add(&watched.latency.read());
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &PluginCounts) {
+        self.calls += other.calls;
+        for (reason, more) in self.fallbacks.iter_mut().zip(other.fallbacks) {
+            *reason += more;
+        }
+        self.latency.add(&other.latency);
     }
 }
 
@@ -31,35 +45,96 @@ impl PluginCounts {
 struct Watched {
     counters: Arc<SchedulerCounters>,
     latency: Arc<Latency>,
+    log: Log,
+    /// Lines that were not kept, as far as that was told.
+    lost: u64,
+    /// Failures that were looked at.
+    seen: u64,
+}
+
+impl Watched {
+    /// Says what the plugin has logged.
+    fn say(&mut self, who: impl std::fmt::Display) {
+        for line in self.log.read() {
+            say!("{who}: {}", line.text);
+        }
+        let lost = self.log.lost();
+        if lost > self.lost {
+            say!("{who}: {} more lines than its log may have", lost - self.lost);
+            self.lost = lost;
+        }
+    }
+
+    fn failures(&self) -> u64 {
+        let bad = [Failure::Trap, Failure::OutOfRange, Failure::Unavailable];
+        bad.iter().map(|&reason| self.counters.failures(reason)).sum()
+    }
+}
+
+/// A plugin at work for a service.
+struct Runs {
+    version: PluginVersion,
+    plugin: Plugin,
+    /// By worker.
+    watched: Vec<Watched>,
+}
+
+/// What a service asked for, and so what has to change before it is looked at anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    scheduler: SchedulerName,
+    params: Params,
+    /// Servers, empty places among them included.
+    slots: usize,
+    /// The versions that may serve, the best first.
+    choices: Vec<PluginVersion>,
+}
+
+/// A version that could have served, and why it does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The version.
+    pub version: PluginVersion,
+    /// Why.
+    pub reason: String,
 }
 
 /// A service's scheduler.
 struct InUse {
-    plugin: Plugin,
-    watched: Vec<Watched>,
-    /// By plugin name and version: what former schedulers of the service did.
-    former: BTreeMap<(String, String), PluginCounts>,
+    wanted: Wanted,
+    /// Nothing: new flows go by hash.
+    runs: Option<Runs>,
+    skipped: Vec<Skipped>,
+    /// What former schedulers of the service did.
+    former: BTreeMap<PluginVersion, PluginCounts>,
+}
+
+impl InUse {
+    fn skips(&self, version: &PluginVersion) -> bool {
+        self.skipped.iter().any(|skipped| skipped.version == *version)
+    }
 }
 
 /// A plugin's counts for one service.
 pub struct PluginReport<'a> {
     /// The service.
     pub service: ServiceIndex,
-    /// The plugin's name.
-    pub name: &'a str,
-    /// The plugin's version.
-    pub version: &'a str,
+    /// Which plugin.
+    pub version: &'a PluginVersion,
     /// What it did.
     pub counts: PluginCounts,
 }
 
 /// All schedulers in use.
 pub struct Schedulers {
-    host: PluginHost,
     workers: u32,
     /// What plugins that choose at random begin with.
     seed: u64,
+    /// The most instances that there may be.
+    limit: usize,
     in_use: HashMap<ServiceIndex, InUse>,
+    /// Versions that used up their fuel, by the service for which they did.
+    benched: HashSet<(ServiceIndex, PluginVersion)>,
 }
 
 /// For one worker: which instances go in (or out) where.
@@ -69,109 +144,376 @@ pub type Changes = Vec<(ServiceIndex, Option<Box<Instance>>)>;
 pub struct PreparedSchedulers {
     /// By worker.
     pub changes: Vec<Changes>,
-    started: Vec<(ServiceIndex, Plugin, Vec<Watched>)>,
+    started: Vec<(ServiceIndex, InUse)>,
+    /// A fresh instance for one worker.
+    replaced: Vec<(ServiceIndex, usize, Watched)>,
+    /// What is served as it was, though it may be wanted in other words.
+    kept: Vec<(ServiceIndex, Wanted)>,
     ended: Vec<ServiceIndex>,
 }
 
+/// What happens when the version that a service means cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// The change is refused, unless the version could not be used before.
+    Refuse,
+    /// The next best version serves, or none: a service is never without.
+    NextBest,
+}
+
+/// What the plugins did since the last look.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Versions that used up their fuel, with the service for which they did.
+    pub benched: Vec<(ServiceIndex, PluginVersion)>,
+    /// Versions that trapped, likewise. Their instances want replacing.
+    pub torn: Vec<(ServiceIndex, PluginVersion)>,
+    /// Failures by version.
+    pub failures: BTreeMap<PluginVersion, u64>,
+}
+
 impl Schedulers {
-    /// None in use yet.
-    pub fn new(host: PluginHost, workers: usize, seed: u64) -> Schedulers {
-        Schedulers { host, workers: workers as u32, seed, in_use: HashMap::new() }
+    /// None in use yet, and never more than `limit` instances.
+    pub fn new(workers: usize, seed: u64, limit: usize) -> Schedulers {
+        let workers = workers as u32;
+        Schedulers { workers, seed, limit, in_use: HashMap::new(), benched: HashSet::new() }
     }
 
-    /// Makes the instances that `services` need beyond, or instead of, those in use.
-    pub fn prepare(&self, services: &Services) -> Result<PreparedSchedulers, plugin_host::Error> {
+    /// Makes the instances that `services` need beyond, or instead of, those in use. `tables` are
+    /// what the workers will have, one each.
+    pub fn prepare(
+        &self,
+        plugins: &mut Plugins,
+        services: &Services,
+        names: &Names,
+        tables: &[Arc<ServiceTable>],
+        otherwise: Otherwise,
+    ) -> Result<PreparedSchedulers, PluginsError> {
         let mut prepared = PreparedSchedulers {
-            changes: (0..self.workers).map(|_| Changes::new()).collect(),
+            changes: tables.iter().map(|_| Changes::new()).collect(),
             started: Vec::new(),
+            replaced: Vec::new(),
+            kept: Vec::new(),
             ended: Vec::new(),
         };
-        for (index, service) in services.services() {
-            if self
-                .in_use
-                .get(&index)
-                .is_some_and(|used| used.plugin.name() == service.scheduler.name.as_str())
-            {
-                continue;
-            }
-            let plugin = self.host.stock(service.scheduler.name.as_str())?;
-            let mut watched = Vec::new();
-            for (worker, changes) in (0u32..).zip(&mut prepared.changes) {
-                let placement = Placement { worker, workers: self.workers, seed: self.seed };
-                let ready = plugin.instantiate(placement, &Params::new())?;
-                let counters = ready.instance.counters().clone();
-                watched.push(Watched { counters, latency: ready.latency });
-                changes.push((index, Some(ready.instance)));
-            }
-            prepared.started.push((index, plugin, watched));
-        }
         for &index in self.in_use.keys().filter(|&&index| services.service(index).is_none()) {
             prepared.changes.iter_mut().for_each(|changes| changes.push((index, None)));
             prepared.ended.push(index);
         }
+        self.make_room(plugins, services, names)?;
+        for (index, service) in services.services() {
+            let wanted = wanted(names, service);
+            match self.in_use.get(&index) {
+                Some(used) if !self.must_change(index, used, &wanted) => {
+                    self.replace_torn(index, used, tables, &mut prepared)?;
+                    prepared.kept.push((index, wanted));
+                }
+                _ => {
+                    let start = Start { index, wanted, tables, otherwise };
+                    self.start(plugins, start, &mut prepared)?;
+                }
+            }
+        }
         Ok(prepared)
     }
 
-    /// The workers have adopted what was prepared: what was replaced counts no further.
-    pub fn installed(&mut self, prepared: PreparedSchedulers) {
+    /// Whether what serves is not what should.
+    fn must_change(&self, index: ServiceIndex, used: &InUse, wanted: &Wanted) -> bool {
+        let Wanted { scheduler, params, slots, .. } = &used.wanted;
+        let as_before =
+            (scheduler, params, slots) == (&wanted.scheduler, &wanted.params, &wanted.slots);
+        let best = wanted.choices.iter().find(|&version| {
+            let skipped = as_before && used.skips(version);
+            !skipped && !self.benched.contains(&(index, version.clone()))
+        });
+        let runs = used.runs.as_ref();
+        let overfull = runs.is_some_and(|runs| wanted.slots > runs.plugin.capacity());
+        *params != wanted.params || best != runs.map(|runs| &runs.version) || overfull
+    }
+
+    fn make_room(
+        &self,
+        plugins: &Plugins,
+        services: &Services,
+        names: &Names,
+    ) -> Result<(), PluginsError> {
+        let changed = services.services().filter(|&(index, service)| {
+            let wanted = wanted(names, service);
+            self.in_use.get(&index).is_none_or(|used| self.must_change(index, used, &wanted))
+        });
+        let (changed, workers) = (changed.count(), self.workers as usize);
+        let wanted = services.services().count() * workers;
+        if wanted > self.limit {
+            return Err(PluginsError::TooManyInstances { wanted, limit: self.limit });
+        }
+        let _ = (changed, plugins);
+        Ok(())
+    }
+
+    /// Has the best version that can serve begin.
+    fn start(
+        &self,
+        plugins: &mut Plugins,
+        start: Start<'_>,
+        prepared: &mut PreparedSchedulers,
+    ) -> Result<(), PluginsError> {
+        let Start { index, wanted, otherwise, .. } = &start;
+        let before = self.in_use.get(index);
+        let mut skipped = Vec::new();
+        let mut runs = None;
+        for version in &wanted.choices {
+            if self.benched.contains(&(*index, version.clone())) {
+                continue;
+            }
+            let instances =
+                plugins.plugin(version).and_then(|plugin| self.instances(&start, version, plugin));
+            match instances {
+                Ok(started) => {
+                    runs = Some(started);
+                    break;
+                }
+                Err(error)
+                    if *otherwise == Otherwise::Refuse
+                        && before.is_none_or(|used| !used.skips(version)) =>
+                {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let (version, reason) = (version.clone(), error.to_string());
+                    skipped.push(Skipped { version, reason });
+                }
+            }
+        }
+        let (runs, instances) = runs.unzip();
+        let mut instances = instances.into_iter().flatten();
+        for changes in &mut prepared.changes {
+            changes.push((*index, instances.next()));
+        }
+        let former = BTreeMap::new();
+        let used = InUse { wanted: start.wanted, runs, skipped, former };
+        prepared.started.push((start.index, used));
+        Ok(())
+    }
+
+    /// An instance for each worker.
+    fn instances(
+        &self,
+        start: &Start<'_>,
+        version: &PluginVersion,
+        plugin: Plugin,
+    ) -> Result<(Runs, Vec<Box<Instance>>), PluginsError> {
+        let slots = start.wanted.slots;
+        if slots > plugin.capacity() {
+            let (version, capacity) = (version.clone(), plugin.capacity());
+            return Err(PluginsError::Capacity { version, slots, capacity });
+        }
+        let former = self.in_use.get(&start.index).and_then(|used| used.runs.as_ref());
+        let inherits = plugin.keeps_state()
+            && former
+                .is_some_and(|runs| runs.version.name == version.name && runs.plugin.keeps_state());
+        let (mut watched, mut instances) = (Vec::new(), Vec::new());
+        for worker in 0..start.tables.len() {
+            let (mut instance, its) = self.instance(start, version, &plugin, worker)?;
+            if inherits {
+                instance.inherit();
+            }
+            watched.push(its);
+            instances.push(instance);
+        }
+        Ok((Runs { version: version.clone(), plugin, watched }, instances))
+    }
+
+    /// An instance that knows the servers already, so that the worker has nothing to tell it.
+    fn instance(
+        &self,
+        start: &Start<'_>,
+        version: &PluginVersion,
+        plugin: &Plugin,
+        worker: usize,
+    ) -> Result<(Box<Instance>, Watched), PluginsError> {
+        // Instances differ, so that not all of them choose alike at random.
+        let number = u64::from(start.index.0) << 32 | worker as u64;
+        let seed = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let placement = Placement { worker: worker as u32, workers: self.workers, seed };
+        let Prepared { mut instance, latency, log } =
+            plugin.instantiate(placement, &start.wanted.params)?;
+        if let Some(service) = start.tables[worker].service(start.index) {
+            instance.prime(service).map_err(|failure| PluginsError::Update {
+                version: version.clone(),
+                failure: failure.name(),
+            })?;
+        }
+        let counters = instance.counters().clone();
+        Ok((instance, Watched { counters, latency, log, lost: 0, seen: 0 }))
+    }
+
+    /// Has fresh instances take the place of those that trapped.
+    fn replace_torn(
+        &self,
+        index: ServiceIndex,
+        used: &InUse,
+        tables: &[Arc<ServiceTable>],
+        prepared: &mut PreparedSchedulers,
+    ) -> Result<(), PluginsError> {
+        let Some(runs) = &used.runs else { return Ok(()) };
+        let torn = runs.watched.iter().enumerate().filter(|(_, its)| its.counters.is_torn());
+        for (worker, _) in torn {
+            let (wanted, otherwise) = (used.wanted.clone(), Otherwise::NextBest);
+            let start = Start { index, wanted, tables, otherwise };
+            let (instance, its) = self.instance(&start, &runs.version, &runs.plugin, worker)?;
+            prepared.changes[worker].push((index, Some(instance)));
+            prepared.replaced.push((index, worker, its));
+        }
+        Ok(())
+    }
+
+    /// The workers have adopted what was prepared: what was replaced counts no further. Returns
+    /// what was skipped, and was not before.
+    pub fn installed(&mut self, prepared: PreparedSchedulers) -> Vec<(ServiceIndex, Skipped)> {
+        let mut news = Vec::new();
         for index in prepared.ended {
             self.in_use.remove(&index);
+            self.benched.retain(|(service, _)| *service != index);
         }
-        for (index, plugin, watched) in prepared.started {
-            let mut former = BTreeMap::new();
+        for (index, mut started) in prepared.started {
+            let mut before = Vec::new();
             if let Some(replaced) = self.in_use.remove(&index) {
-                former = replaced.former;
-                let name =
-                    (replaced.plugin.name().to_owned(), replaced.plugin.version().to_owned());
-                let counts: &mut PluginCounts = former.entry(name).or_default();
-                replaced.watched.iter().for_each(|watched| counts.add(watched));
+                started.former = replaced.former;
+                before = replaced.skipped;
+                if let Some(Runs { version, watched, .. }) = replaced.runs {
+                    let counts = started.former.entry(version).or_default();
+                    watched.iter().for_each(|watched| counts.count(watched));
+                }
             }
-            self.in_use.insert(index, InUse { plugin, watched, former });
+            let new = started.skipped.iter().filter(|skipped| !before.contains(skipped));
+            news.extend(new.map(|skipped| (index, skipped.clone())));
+            self.in_use.insert(index, started);
         }
+        for (index, wanted) in prepared.kept {
+            if let Some(used) = self.in_use.get_mut(&index) {
+                used.wanted = wanted;
+            }
+        }
+        for (index, worker, its) in prepared.replaced {
+            let Some(used) = self.in_use.get_mut(&index) else { continue };
+            let Some(runs) = &mut used.runs else { continue };
+            let replaced = std::mem::replace(&mut runs.watched[worker], its);
+            used.former.entry(runs.version.clone()).or_default().count(&replaced);
+        }
+        news
     }
 
-    /// The plugins in use, each once, with the number of services that use it.
-    pub fn plugins(&self) -> BTreeMap<&str, (&Plugin, usize)> {
-        let mut plugins = BTreeMap::new();
-        for used in self.in_use.values() {
-            plugins.entry(used.plugin.name()).or_insert((&used.plugin, 0)).1 += 1;
+    /// Looks at what the plugins did since the last time, and says what they log.
+    pub fn look(&mut self, services: &Services) -> Look {
+        let mut look = Look::default();
+        for (&index, used) in &mut self.in_use {
+            let Some(Runs { version, watched, .. }) = &mut used.runs else { continue };
+            let service = services.service(index).map(|service| ServiceName(service.key));
+            for (worker, its) in watched.iter_mut().enumerate() {
+                if let Some(service) = &service {
+                    its.say(format_args!("plugin {version} for {service} on worker {worker}"));
+                }
+                let failures = its.failures();
+                if failures > its.seen {
+                    *look.failures.entry(version.clone()).or_default() += failures - its.seen;
+                    its.seen = failures;
+                }
+            }
+            if watched.iter().any(|its| its.counters.is_benched()) {
+                look.benched.push((index, version.clone()));
+            }
+            if watched.iter().any(|its| its.counters.is_torn()) {
+                look.torn.push((index, version.clone()));
+            }
         }
-        plugins
+        look
     }
 
-    /// Whether a service's scheduler is no longer asked, on any worker.
+    /// A version is not to be asked any more for a service.
+    pub fn bench(&mut self, service: ServiceIndex, version: PluginVersion) {
+        self.benched.insert((service, version));
+    }
+
+    /// A service gives its versions another chance.
+    pub fn forgive(&mut self, service: ServiceIndex) {
+        self.benched.retain(|(benched, _)| *benched != service);
+    }
+
+    /// Forgets what versions did that are no more.
+    pub fn forget(&mut self, exists: impl Fn(&PluginVersion) -> bool) {
+        for used in self.in_use.values_mut() {
+            let runs = used.runs.as_ref().map(|runs| runs.version.clone());
+            used.former.retain(|version, _| exists(version) || runs.as_ref() == Some(version));
+        }
+        self.benched.retain(|(_, version)| exists(version));
+    }
+
+    /// The version that schedules a service. None: its new flows go by hash.
+    pub fn runs(&self, service: ServiceIndex) -> Option<(&PluginVersion, &Plugin)> {
+        let runs = self.in_use.get(&service)?.runs.as_ref()?;
+        Some((&runs.version, &runs.plugin))
+    }
+
+    /// The versions in use, each with the services that it schedules.
+    pub fn versions(&self) -> BTreeMap<&PluginVersion, (&Plugin, Vec<ServiceIndex>)> {
+        let mut versions: BTreeMap<_, (&Plugin, Vec<ServiceIndex>)> = BTreeMap::new();
+        for (&index, used) in &self.in_use {
+            if let Some(Runs { version, plugin, .. }) = &used.runs {
+                versions.entry(version).or_insert((plugin, Vec::new())).1.push(index);
+            }
+        }
+        versions.values_mut().for_each(|(_, services)| services.sort_unstable());
+        versions
+    }
+
+    /// Whether a version that a service would have is no longer asked for it, because it used up
+    /// its fuel.
     pub fn is_benched(&self, service: ServiceIndex) -> bool {
-        self.in_use
-            .get(&service)
-            .is_some_and(|used| used.watched.iter().any(|watched| watched.counters.is_benched()))
+        self.benched.iter().any(|(benched, _)| *benched == service)
+            || self
+                .in_use
+                .get(&service)
+                .and_then(|used| used.runs.as_ref())
+                .is_some_and(|runs| runs.watched.iter().any(|its| its.counters.is_benched()))
     }
 
     /// What each plugin did for each service, former schedulers of a service included.
     pub fn reports(&self) -> Vec<PluginReport<'_>> {
         let mut reports = Vec::new();
         for (&service, used) in &self.in_use {
-            let (name, version) = (used.plugin.name(), used.plugin.version());
-            let mut counts = PluginCounts::default();
-            used.watched.iter().for_each(|watched| counts.add(watched));
-            for ((former, of_version), earlier) in &used.former {
-                if (former.as_str(), of_version.as_str()) == (name, version) {
-                    counts.calls += earlier.calls;
-                    counts.latency.add(&earlier.latency);
-                    for (reason, more) in counts.failures.iter_mut().zip(earlier.failures) {
-                        *reason += more;
-                    }
+            let mut now = PluginCounts::default();
+            let runs = used.runs.as_ref();
+            runs.iter().flat_map(|runs| &runs.watched).for_each(|watched| now.count(watched));
+            for (version, &counts) in &used.former {
+                if runs.is_some_and(|runs| runs.version == *version) {
+                    now.add(&counts);
                 } else {
-                    reports.push(PluginReport {
-                        service,
-                        name: former,
-                        version: of_version,
-                        counts: *earlier,
-                    });
+                    reports.push(PluginReport { service, version, counts });
                 }
             }
-            reports.push(PluginReport { service, name, version, counts });
+            if let Some(Runs { version, .. }) = runs {
+                reports.push(PluginReport { service, version, counts: now });
+            }
         }
-        reports.sort_by(|left, right| (left.service, left.name).cmp(&(right.service, right.name)));
+        reports.sort_by_key(|report| (report.service, report.version));
         reports
+    }
+}
+
+/// A service whose scheduler is to begin.
+struct Start<'a> {
+    index: ServiceIndex,
+    wanted: Wanted,
+    /// By worker.
+    tables: &'a [Arc<ServiceTable>],
+    otherwise: Otherwise,
+}
+
+fn wanted(names: &Names, service: &ServiceEntry) -> Wanted {
+    Wanted {
+        scheduler: service.scheduler.clone(),
+        params: service.params.clone(),
+        slots: service.slots.len(),
+        choices: plugins::choices(names, &service.scheduler),
     }
 }

@@ -6,14 +6,18 @@
 //! changes nothing.
 
 use crate::config::{Config, ConfigError, ServiceConfig};
+use crate::durations::Durations;
+use crate::events::Events;
 use crate::neighbors::Neighbors;
+use crate::plugin_store::Names;
+use crate::plugin_watch::PluginWatch;
+use crate::plugins::{self, Plugins, PluginsError};
 use crate::reload;
-use crate::scheduler_name::stock_only;
-use crate::schedulers::{Changes, Schedulers};
+use crate::schedulers::{Changes, Otherwise, Schedulers};
 use crate::services::{Freed, Services, ServicesError};
 use crate::tables::TableMaker;
 use dataplane::{
-    Handle, Load, ServerCounts, ServerIndex, ServiceIndex, ServiceTable, Settings, Update,
+    Handle, Instance, Load, ServerCounts, ServerIndex, ServiceIndex, ServiceTable, Settings, Update,
 };
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -35,7 +39,7 @@ pub enum ChangeError {
     Services(#[from] ServicesError),
     /// A scheduler cannot be had.
     #[error(transparent)]
-    Scheduler(#[from] plugin_host::Error),
+    Plugins(#[from] PluginsError),
     /// The change is in force, but packets of new services are not steered to it.
     #[error("the workers have the change, but the XDP program does not: {0}")]
     Steer(#[from] xsk::Error),
@@ -100,6 +104,8 @@ pub struct WorkerSeat {
     /// Updates that the mailbox had no room for: a worker that hangs must not miss one when it
     /// comes back.
     waiting: VecDeque<Box<Update>>,
+    /// Instances that were replaced, since the last change.
+    returned: Vec<(ServiceIndex, Box<Instance>)>,
 }
 
 impl WorkerSeat {
@@ -111,7 +117,16 @@ impl WorkerSeat {
         handle: Handle,
         monitor: Option<Monitor>,
     ) -> WorkerSeat {
-        WorkerSeat { interface, queue, core, handle, monitor, pending: 0, waiting: VecDeque::new() }
+        WorkerSeat {
+            interface,
+            queue,
+            core,
+            handle,
+            monitor,
+            pending: 0,
+            waiting: VecDeque::new(),
+            returned: Vec::new(),
+        }
     }
 
     fn send(&mut self, update: Update) {
@@ -140,8 +155,9 @@ impl WorkerSeat {
     fn reap(&mut self) {
         while let Some(adopted) = self.handle.mailbox.reap() {
             self.pending -= 1;
-            // What it replaced is freed here, off the packet path.
-            drop(adopted);
+            // What else it replaced is freed here, off the packet path.
+            let replaced = adopted.schedulers.into_iter();
+            self.returned.extend(replaced.filter_map(|(index, instance)| Some((index, instance?))));
         }
         if !self.waiting.is_empty() {
             self.deliver();
@@ -167,12 +183,38 @@ pub struct Supervisor {
     pub started: Instant,
     /// Reloads of the config file: those that went well, and those that did not.
     pub reloads: (u64, u64),
-    services: Services,
-    schedulers: Schedulers,
+    /// What happened to plugins.
+    pub events: Events,
+    /// How plugins behave.
+    pub watch: PluginWatch,
+    /// How long changes of plugins took, from the first instance to the last worker's adoption.
+    pub swaps: Durations,
+    pub(crate) services: Services,
+    pub(crate) plugins: Plugins,
+    pub(crate) schedulers: Schedulers,
     /// By server: what the workers had counted when the index was given to it.
     zeros: HashMap<ServerIndex, ServerCounts>,
     /// By service: what its servers that are gone had counted.
     gone: HashMap<ServiceIndex, ServerCounts>,
+}
+
+/// What is to be different.
+pub(crate) struct Change {
+    /// The services and servers from now on.
+    pub services: Services,
+    /// The settings from now on; none: as they are.
+    pub settings: Option<Settings>,
+    /// The plugins from now on; none: as they are.
+    pub names: Option<Names>,
+    /// What happens when a plugin cannot be used.
+    pub otherwise: Otherwise,
+}
+
+impl Change {
+    /// Other services, and refused if a plugin cannot be used.
+    pub fn of(services: Services) -> Change {
+        Change { services, settings: None, names: None, otherwise: Otherwise::Refuse }
+    }
 }
 
 impl Supervisor {
@@ -182,8 +224,10 @@ impl Supervisor {
         config_path: PathBuf,
         interfaces: Vec<ServedInterface>,
         workers: Vec<WorkerSeat>,
-        schedulers: Schedulers,
+        plugins: Plugins,
+        seed: u64,
     ) -> Supervisor {
+        let schedulers = Schedulers::new(workers.len(), seed, config.plugins.instances);
         Supervisor {
             config,
             config_path,
@@ -193,18 +237,25 @@ impl Supervisor {
             neighbors_wanted: Arc::default(),
             started: Instant::now(),
             reloads: (0, 0),
+            events: Events::default(),
+            watch: PluginWatch::default(),
+            swaps: Durations::default(),
             services: Services::default(),
+            plugins,
             schedulers,
             zeros: HashMap::new(),
             gone: HashMap::new(),
         }
     }
 
-    /// Tells the workers what the config says.
+    /// Tells the workers what the config says. A plugin that cannot be used does not keep its
+    /// service from being served.
     pub async fn begin(&mut self) -> Result<(), ChangeError> {
-        let settings = self.config.settings;
-        let services = self.config.services.clone();
-        self.move_to(&[], &services, Some(settings)).await.map(|_| ())
+        let mut services = self.services.clone();
+        reload::apply(&mut services, &reload::differences(&[], &self.config.services))?;
+        let settings = Some(self.config.settings);
+        let otherwise = Otherwise::NextBest;
+        self.commit(Change { services, settings, names: None, otherwise }).await
     }
 
     /// What should be done.
@@ -217,6 +268,11 @@ impl Supervisor {
         &self.schedulers
     }
 
+    /// The plugins that there are.
+    pub fn plugins(&self) -> &Plugins {
+        &self.plugins
+    }
+
     /// Changes services or servers. When this returns, all workers have adopted the change.
     pub async fn change<T>(
         &mut self,
@@ -224,20 +280,27 @@ impl Supervisor {
     ) -> Result<T, ChangeError> {
         let mut next = self.services.clone();
         let changed = change(&mut next)?;
-        self.commit(next, None).await?;
+        self.commit(Change::of(next)).await?;
         Ok(changed)
     }
 
     /// Reads the config file anew and applies what is different. Returns what an operator should
     /// hear about it.
     pub async fn read_config_anew(&mut self) -> Result<Vec<String>, ReloadError> {
-        let result = match Config::read(&self.config_path, &stock_only) {
+        let result = match self.read_config() {
             Ok(config) => self.reload(config).await.map_err(ReloadError::from),
             Err(error) => Err(error.into()),
         };
         let (ok, failed) = &mut self.reloads;
         *if result.is_ok() { ok } else { failed } += 1;
         result
+    }
+
+    fn read_config(&self) -> Result<Config, ConfigError> {
+        let names = self.plugins.names();
+        Config::read(&self.config_path, &|_, scheduler| {
+            plugins::find(names, scheduler).map(drop).map_err(|error| error.to_string())
+        })
     }
 
     async fn reload(&mut self, config: Config) -> Result<Vec<String>, ChangeError> {
@@ -258,51 +321,83 @@ impl Supervisor {
     ) -> Result<Vec<String>, ChangeError> {
         let mut next = self.services.clone();
         let remarks = reload::apply(&mut next, &reload::differences(former, wanted))?;
-        self.commit(next, settings).await?;
+        self.commit(Change { settings, ..Change::of(next) }).await?;
         Ok(remarks)
     }
 
-    async fn commit(
-        &mut self,
-        next: Services,
-        settings: Option<Settings>,
-    ) -> Result<(), ChangeError> {
-        let mut prepared = self.schedulers.prepare(&next)?;
-        let changes = std::mem::take(&mut prepared.changes);
-        self.set_zeros(&next);
-        self.services = next;
-        let wanted = self.services.servers().map(|(_, server)| server.address);
+    /// Prepares everything that a change needs, and then has it take place.
+    pub(crate) async fn commit(&mut self, change: Change) -> Result<(), ChangeError> {
+        let Change { services, settings, names, otherwise } = change;
+        let wanted = services.servers().map(|(_, server)| server.address);
         if !self.neighbors.want(wanted).is_empty() {
             self.neighbors_wanted.notify_one();
         }
-        self.send_all(Some(changes), settings);
+        let tables = self.tables(&services);
+        let names = names.unwrap_or_else(|| self.plugins.names().clone());
+        let prepared =
+            self.schedulers.prepare(&mut self.plugins, &services, &names, &tables, otherwise);
+        let mut prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let wanted = self.services.servers().map(|(_, server)| server.address);
+                self.neighbors.want(wanted);
+                return Err(error.into());
+            }
+        };
+        self.plugins.set_names(names).map_err(PluginsError::from)?;
+        let changes = std::mem::take(&mut prepared.changes);
+        self.set_zeros(&services);
+        self.services = services;
+        self.send_all(tables, changes, settings);
         let adopted = self.adopted().await;
-        self.schedulers.installed(prepared);
+        for (service, skipped) in self.schedulers.installed(prepared) {
+            self.tell_skipped(service, &skipped);
+        }
         self.steer()?;
         adopted
     }
 
     /// Neighbors changed: the workers get tables that say so.
     pub async fn publish(&mut self) -> Result<(), ChangeError> {
-        self.send_all(None, None);
+        let tables = self.tables(&self.services.clone());
+        self.send_all(tables, Vec::new(), None);
         self.adopted().await
     }
 
-    fn send_all(&mut self, changes: Option<Vec<Changes>>, settings: Option<Settings>) {
-        let mut changes = changes.unwrap_or_default().into_iter();
-        let tables: Vec<Arc<ServiceTable>> = (0..self.interfaces.len())
-            .map(|interface| {
-                let maker = &mut self.interfaces[interface].tables;
-                Arc::new(maker.make(&self.services, &self.neighbors, interface))
-            })
-            .collect();
-        for worker in &mut self.workers {
-            worker.send(Update {
-                table: Some(tables[worker.interface].clone()),
-                settings,
-                schedulers: changes.next().unwrap_or_default(),
-            });
+    /// The tables of the workers, one each; those of one interface share one.
+    fn tables(&mut self, services: &Services) -> Vec<Arc<ServiceTable>> {
+        let mut of_interface = Vec::new();
+        for (position, interface) in self.interfaces.iter_mut().enumerate() {
+            let table = interface.tables.make(services, &self.neighbors, position);
+            of_interface.push(Arc::new(table));
         }
+        self.workers.iter().map(|worker| of_interface[worker.interface].clone()).collect()
+    }
+
+    fn send_all(
+        &mut self,
+        tables: Vec<Arc<ServiceTable>>,
+        changes: Vec<Changes>,
+        settings: Option<Settings>,
+    ) {
+        let mut changes = changes.into_iter();
+        for (worker, table) in self.workers.iter_mut().zip(tables) {
+            worker.returned.clear();
+            let schedulers = changes.next().unwrap_or_default();
+            worker.send(Update { table: Some(table), settings, schedulers });
+        }
+    }
+
+    /// The instances that the last change has replaced, with their workers.
+    #[allow(dead_code)]
+    pub(crate) fn take_returned(&mut self) -> Vec<(usize, ServiceIndex, Box<Instance>)> {
+        let workers = self.workers.iter_mut().enumerate();
+        workers
+            .flat_map(|(worker, seat)| {
+                let returned = std::mem::take(&mut seat.returned);
+                returned.into_iter().map(move |(service, instance)| (worker, service, instance))
+            })
+            .collect()
     }
 
     /// Waits until every worker has adopted everything that it was sent.
@@ -387,7 +482,7 @@ impl Supervisor {
             self.zeros.remove(index);
         }
         self.gone.retain(|index, _| !freed.services.contains(index));
-        self.commit(next, None).await?;
+        self.commit(Change::of(next)).await?;
         Ok(freed)
     }
 

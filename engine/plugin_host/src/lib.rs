@@ -40,6 +40,7 @@ pub use host::{PluginHost, STOCK, prepare_worker_thread};
 pub use limits::Limits;
 pub use log::{Log, LogLine};
 pub use params::Params;
-pub use plugin::{About, Placement, Plugin, Prepared};
+pub use plugin::{About, Placement, Plugin, Prepared, digest};
 pub use probe::{fuel_left, memory_of};
 pub use replay::{Found, Method, Replay};
+pub use shunt_abi::ABI_VERSION;

@@ -246,7 +246,8 @@ impl About {
     }
 }
 
-fn digest(wasm: &[u8]) -> String {
+/// SHA-256 in hexadecimal.
+pub fn digest(wasm: &[u8]) -> String {
     Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -265,7 +265,7 @@ fn a_file_that_makes_no_sense_changes_nothing() {
     let listed = world.services();
     for (bad, expected) in [
         (CONFIG.replace("[[interface]]", "[[interface"), ":4:"),
-        (CONFIG.replace("\"rr\"", "\"x\""), ":9:13: unknown scheduler"),
+        (CONFIG.replace("\"rr\"", "\"x\""), ":9:13: there is no plugin x"),
         (CONFIG.replace("172.17.100.2", "172.17.100.1"), "already in line 11"),
     ] {
         let error = world.reload_text(&bad).unwrap_err();

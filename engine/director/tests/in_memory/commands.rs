@@ -178,7 +178,7 @@ fn check_says_ok_or_everything_that_is_wrong() {
     let lines: Vec<&str> = message.lines().collect();
     assert_eq!(lines.len(), 2, "{message}");
     assert!(lines[0].starts_with(&format!("shunt: {bad}:2:9: flows is 1")), "{message}");
-    assert!(lines[1].starts_with(&format!("shunt: {bad}:9:13: unknown scheduler")), "{message}");
+    assert!(lines[1].starts_with(&format!("shunt: {bad}:9:13: there is no plugin")), "{message}");
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn packets_raise_the_counters_of_service_server_worker_and_plugin() {
         ("shunt_worker_flows_created_total", &[("worker", "0")], 10.0),
         ("shunt_worker_flows", &[("worker", "0"), ("family", "ipv4")], 10.0),
         ("shunt_plugin_calls_total", &[("plugin", "rr")], 10.0),
-        ("shunt_plugin_failures_total", &[("plugin", "rr")], 0.0),
+        ("shunt_plugin_fallbacks_total", &[("plugin", "rr")], 0.0),
         ("shunt_plugin_info", &[("plugin", "rr")], 1.0),
         ("shunt_service_scheduler_info", &[("plugin", "rr")], 1.0),
         ("shunt_server_state", &[("server", "172.17.100.1"), ("state", "serving")], 1.0),

@@ -5,14 +5,14 @@ use dataplane::{DropReason, Handle, Seeds, Worker};
 use director::config::Config;
 use director::listen::{self, SocketFile};
 use director::neighbors::{KernelState, Reach};
-use director::scheduler_name::stock_only;
-use director::schedulers::Schedulers;
+use director::plugin_store::PluginStore;
+use director::plugins::{self, Plugins};
 use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
 use director::views::{FlowView, ServerView, ServiceView, ServicesView};
 use director::{api, client, clock};
 use frames::DIRECTOR_MAC;
 use hyper::Method;
-use plugin_host::{Limits, PluginHost};
+use plugin_host::PluginHost;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -88,17 +88,17 @@ impl World {
         let config_path = folder.join("director.toml");
         let config = in_folder(&folder, config);
         std::fs::write(&config_path, &config).unwrap();
-        let config = Config::parse(&config, &stock_only).unwrap();
+        let config = Config::parse(&config, &plugins::known).unwrap();
 
         let ports = (0..2).map(|_| MemoryPort::new(DIRECTOR_MAC, FRAMES)).collect();
         let made = dataplane::workers(ports, config.capacity, Seeds([1, 2])).unwrap();
         let (workers, seats) = seats(made);
         let stop = Arc::new(AtomicBool::new(false));
 
-        let host = PluginHost::new(Limits::default()).unwrap();
-        let schedulers = Schedulers::new(host, seats.len(), 3);
+        let host = PluginHost::new(config.plugins.limits).unwrap();
+        let plugins = Plugins::new(host, PluginStore::read(&config.state_dir).unwrap());
         let interfaces = vec![ServedInterface::new("eth0".into(), LINK, None)];
-        let supervisor = Supervisor::new(config, config_path, interfaces, seats, schedulers);
+        let supervisor = Supervisor::new(config, config_path, interfaces, seats, plugins, 3);
         let supervisor = Arc::new(tokio::sync::Mutex::new(supervisor));
         let mut threads: Vec<_> =
             workers.iter().map(|worker| turn(worker.clone(), stop.clone())).collect();
