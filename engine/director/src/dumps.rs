@@ -20,7 +20,7 @@ pub fn keep(state_dir: &Path, version: &PluginVersion, dump: &Dump) -> Result<Pa
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let time = since_epoch.map_or(0, |since| since.as_millis());
     let path = folder.join(format!("{time}-{}-{}.json", version.name, version.number));
-    write(&path, &dump.to_json())?;
+    write(&path, dump.to_json().as_bytes())?;
     let Ok(entries) = fs::read_dir(&folder) else { return Ok(path) };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     // The time comes first in the names, and has as many digits until the year 2286.

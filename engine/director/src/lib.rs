@@ -29,6 +29,7 @@ mod config_tests;
 pub mod config_text;
 pub mod cores;
 pub mod demo;
+pub mod dumps;
 pub mod durations;
 pub mod events;
 pub mod exposition;

@@ -1,6 +1,7 @@
 //! What the supervisor does with plugins: uploads, rollbacks, and what happens by itself when one
 //! of them fails.
 
+use crate::dumps;
 use crate::events::EventKind;
 use crate::plugin_store::Names;
 use crate::plugins::{self, PluginVersion, PluginsError};
@@ -8,8 +9,9 @@ use crate::scheduler_name::{PluginName, SchedulerName};
 use crate::schedulers::{Otherwise, Skipped};
 use crate::service_name::ServiceName;
 use crate::supervisor::{Change, ChangeError, Supervisor};
+use crate::warn;
 use dataplane::{ServiceIndex, ServiceKey};
-use plugin_host::{Params, Plugin};
+use plugin_host::{Dump, Params, Plugin};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -208,7 +210,7 @@ impl Supervisor {
             self.schedulers.bench(*service, version.clone());
         }
         self.move_to_names(names, Otherwise::NextBest).await?;
-        let mut dumps: BTreeMap<PluginVersion, PathBuf> = BTreeMap::new();
+        let mut dumps = self.dumps_of_returned();
         for (version, count) in &failed {
             self.tell_failed(version, *count, window, dumps.remove(version));
         }
@@ -224,6 +226,36 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Writes one dump for each version whose replaced instances hold a failure.
+    fn dumps_of_returned(&mut self) -> BTreeMap<PluginVersion, PathBuf> {
+        let mut dumps = BTreeMap::new();
+        for (_, service, instance) in self.take_returned() {
+            let Some(dump) = Dump::of(instance) else { continue };
+            let Some(version) = self.version_of(service, &dump) else { continue };
+            // A version that traps all the time must not fill the disk.
+            if let Some(path) = self.watch.recent_dump(&version) {
+                dumps.insert(version, path.to_owned());
+                continue;
+            }
+            match dumps::keep(&self.config.state_dir, &version, &dump) {
+                Ok(path) => {
+                    self.watch.dumped(version.clone(), path.clone(), Instant::now());
+                    dumps.insert(version, path);
+                }
+                Err(error) => warn!("no dump of {version}: {error}"),
+            }
+        }
+        dumps
+    }
+
+    fn version_of(&self, service: ServiceIndex, dump: &Dump) -> Option<PluginVersion> {
+        let scheduler = &self.services.service(service)?.scheduler;
+        let known = plugins::versions(self.plugins.names(), &scheduler.name);
+        known.into_iter().rev().find(|version| {
+            self.plugins.loaded(version).is_some_and(|plugin| plugin.digest() == dump.digest)
+        })
     }
 
     fn tell_failed(

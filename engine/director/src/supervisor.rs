@@ -389,7 +389,6 @@ impl Supervisor {
     }
 
     /// The instances that the last change has replaced, with their workers.
-    #[allow(dead_code)]
     pub(crate) fn take_returned(&mut self) -> Vec<(usize, ServiceIndex, Box<Instance>)> {
         let workers = self.workers.iter_mut().enumerate();
         workers
