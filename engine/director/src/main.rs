@@ -47,8 +47,15 @@ fn plugin(command: &PluginCommand) -> anyhow::Result<ExitCode> {
             workbench::new_crate(arguments, &mut std::io::stdout())?;
         }
         PluginCommand::Check(arguments) => {
-            if !workbench::check(arguments, &mut std::io::stdout())? {
-                return Ok(ExitCode::FAILURE);
+            match workbench::check(arguments, &mut std::io::stdout()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(ExitCode::FAILURE),
+                // 1 says that the dumped call does not fail.
+                Err(error) if arguments.replay.is_some() => {
+                    eprintln!("shunt: {error}");
+                    return Ok(ExitCode::from(2));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         PluginCommand::Bench(arguments) => {

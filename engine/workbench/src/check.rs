@@ -8,12 +8,14 @@ use crate::history::{Failed, Plan, Played, Unplayed, play};
 use crate::named::{NamedError, host, load, read};
 use crate::output::write;
 use crate::params;
+use crate::replay::{ReplayError, replay};
 use crate::report::{Figures, FuelFigures, Identity, Outcome, Report, Rule};
 use crate::subject::{Configured, Subject};
 use clap::Args;
 use dataplane::Millis;
 use plugin_host::{Error, Params, Placement, Plugin, PluginHost};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Flows of the history.
@@ -30,11 +32,15 @@ pub struct CheckArgs {
     /// The plugin (.wasm or .wat), or the name of a stock plugin
     pub file: String,
     /// A parameter that the service would pass to it; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = params::parse)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = params::parse, conflicts_with = "replay")]
     pub param: Vec<(String, String)>,
     /// What all that looks random begins with: the same seed, the same flows and servers
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Instead of all that, call again what failed on a director, from its dump: ends with 0 if it
+    /// fails as it did there, with 1 if not, and with 2 if a file is of no use
+    #[arg(long, value_name = "DUMP")]
+    pub replay: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -49,13 +55,20 @@ pub enum CheckError {
     /// The plugin, or `rr` beside it, cannot be run on this machine.
     #[error(transparent)]
     Host(#[from] Error),
+    /// There is nothing to call again.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// The report cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 
-/// Checks a plugin and writes the report. Answers whether it keeps all rules.
+/// Checks a plugin and writes the report. Answers whether it keeps all rules; with a dump, whether
+/// the call fails as it did.
 pub fn check(arguments: &CheckArgs, out: &mut impl Write) -> Result<bool, CheckError> {
+    if let Some(dump) = &arguments.replay {
+        return replay(&arguments.file, dump, arguments.json, out);
+    }
     let host = host()?;
     let params = arguments.param.iter().cloned().collect();
     let report = report(&host, &arguments.file, params, arguments.seed)?;

@@ -8,6 +8,7 @@
 //!   history      100,000 flows over servers that come and go
 //!   handover     state for the instance that takes the place of another
 //!   figures      evenness, disruption
+//!   replay       a call that failed on a director, called again
 //! bench        what schedulers cost, side by side
 //! ```
 //!
@@ -30,6 +31,7 @@ mod new_crate;
 mod numbers;
 mod output;
 mod params;
+mod replay;
 mod report;
 mod server_set;
 mod site;
@@ -40,4 +42,5 @@ pub use check::{CheckArgs, CheckError, check};
 pub use figures::{Disruption, Evenness};
 pub use named::NamedError;
 pub use new_crate::{NewArgs, NewError, new_crate};
+pub use replay::ReplayError;
 pub use report::{Figures, FuelFigures, Identity, Outcome, Report, Rule};

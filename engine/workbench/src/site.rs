@@ -181,7 +181,7 @@ impl Site {
                 self.servers.slots().len()
             ))),
             Some(server) if server.weight == 0 => Err(mishap(format!(
-                "answered slot {slot}, which has weight 0 (its server is drained or gone)"
+                "answered slot {slot} that has weight 0 (its server is drained or gone)"
             ))),
             Some(_) => {
                 self.begin(worker, slot, numbers);
@@ -288,6 +288,9 @@ fn in_schedule(reason: Failure) -> String {
     match reason {
         Failure::Trap => "trapped in shunt_schedule".to_owned(),
         Failure::OutOfFuel => "used up its fuel in shunt_schedule".to_owned(),
+        Failure::Unavailable => {
+            "answered a slot that has weight 0 (its server is drained or gone)".to_owned()
+        }
         Failure::OutOfRange => "answered a number that is no slot (declining is -1)".to_owned(),
         other => format!("failed in shunt_schedule ({})", other.name()),
     }

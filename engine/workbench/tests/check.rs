@@ -3,13 +3,15 @@
 mod common;
 
 use common::{Folder, PLUGIN, schedule};
+use dataplane::{Candidate, Failure, Instance, NewFlow};
+use plugin_host::{Dump, Limits, Params, Placement, PluginHost, STOCK};
 use serde_json::Value;
 use workbench::{CheckArgs, check};
 
 /// What the suite says of a plugin, as JSON.
 fn report(file: &str, param: &[(&str, &str)]) -> Value {
     let param = param.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let arguments = CheckArgs { file: file.to_owned(), param, seed: 1, json: true };
+    let arguments = CheckArgs { file: file.to_owned(), param, seed: 1, json: true, replay: None };
     let mut out = Vec::new();
     let passed = check(&arguments, &mut out).unwrap();
     let report: Value = serde_json::from_slice(&out).unwrap();
@@ -28,7 +30,7 @@ fn broken(report: &Value) -> (String, String) {
 
 #[test]
 fn stock_plugins_pass() {
-    for &name in plugin_host::STOCK {
+    for &name in STOCK {
         let report = report(name, &[]);
         assert_eq!(report["passed"], true, "{name}: {report}");
         let figures = &report["figures"];
@@ -143,7 +145,7 @@ fn what_goes_wrong_when_it_is_asked_says_where() {
             schedule(&MODULO.replace("(local $left i32)", &format!("(local $left i32) {late}"))),
             "trapped in shunt_schedule: flow",
         ),
-        ("drained.wat", schedule(&MODULO.replace(WEIGHT, "(i32.const 1)")), "which has weight 0"),
+        ("drained.wat", schedule(&MODULO.replace(WEIGHT, "(i32.const 1)")), "that has weight 0"),
     ] {
         let report = report(&folder.write(name, text), &[]);
         let (rule, detail) = broken(&report);
@@ -161,4 +163,72 @@ fn parameters_are_refused_by_what_takes_none() {
     let (rule, detail) = broken(&report);
     assert_eq!(rule, "parameters");
     assert!(detail.contains("mh-port"), "{detail}");
+}
+
+/// What `--replay` says of a plugin and a dump.
+fn replay(file: &str, dump: &str) -> Result<(bool, Value), String> {
+    let arguments = CheckArgs {
+        file: file.to_owned(),
+        param: Vec::new(),
+        seed: 1,
+        json: true,
+        replay: Some(dump.into()),
+    };
+    let mut out = Vec::new();
+    let reproduced = check(&arguments, &mut out).map_err(|error| error.to_string())?;
+    Ok((reproduced, serde_json::from_slice(&out).unwrap()))
+}
+
+/// A plugin that traps at its third flow, from a memory that counts them, and its dump.
+fn traps_at_the_third(folder: &Folder) -> (String, String) {
+    let body = "(i32.store (i32.const 1024) (i32.add (i32.load (i32.const 1024)) (i32.const 1)))
+        (if (i32.gt_u (i32.load (i32.const 1024)) (i32.const 2)) (then (unreachable)))
+        (i32.const 0)";
+    let text = schedule(body);
+    let host = PluginHost::new(Limits::default()).unwrap();
+    let plugin = host.load("third", text.as_bytes()).unwrap();
+    let placement = Placement { worker: 1, workers: 2, seed: 9 };
+    let (mut scheduler, _) = plugin.scheduler(placement, &Params::new()).unwrap();
+    let server = Candidate { address: [10, 0, 0, 1].into(), weight: 1 };
+    scheduler.servers_changed(&[server], 5).unwrap();
+    let flow = NewFlow {
+        source: [1; 16],
+        destination: [2; 16],
+        source_port: 3,
+        destination_port: 4,
+        protocol: 6,
+    };
+    assert_eq!([0; 3].map(|_| scheduler.choose(&flow, 5)), [Ok(0), Ok(0), Err(Failure::Trap)]);
+    let dump = Dump::of(Instance::new(scheduler)).unwrap();
+    (folder.write("third.wat", text), folder.write("dump.json", dump.to_json()))
+}
+
+#[test]
+fn a_dump_is_replayed() {
+    let folder = Folder::new("replayed");
+    let (file, dump) = traps_at_the_third(&folder);
+    let (reproduced, outcome) = replay(&file, &dump).unwrap();
+    assert!(reproduced && outcome["reproduced"] == true, "{outcome}");
+    assert_eq!((&outcome["failure"], &outcome["same_module"]), (&"trap".into(), &true.into()));
+    // The mended plugin does not fail, and the answer says that it is another one.
+    let mended = folder.write("mended.wat", schedule("(i32.const 0)"));
+    let (reproduced, outcome) = replay(&mended, &dump).unwrap();
+    assert!(!reproduced && outcome["same_module"] == false, "{outcome}");
+    assert!(outcome["found"].as_str().unwrap().contains("does not fail"), "{outcome}");
+}
+
+#[test]
+fn what_is_no_dump_is_named() {
+    let folder = Folder::new("no dump");
+    let (file, dump) = traps_at_the_third(&folder);
+    let other = folder.write("other.json", "{\"version\": 9}");
+    for (file, dump, words) in [
+        (&file, &"nothing.json".to_owned(), "cannot read the dump nothing.json"),
+        (&file, &file, "third.wat: "),
+        (&file, &other, "version 9"),
+        (&other, &dump, "other.json"),
+    ] {
+        let error = replay(file, dump).unwrap_err();
+        assert!(error.contains(words), "{words:?} is not in {error}");
+    }
 }
