@@ -279,6 +279,13 @@ fn slow_start_hands_over_who_is_on_the_way() {
     let state = old.save(came).unwrap().to_vec();
     assert_eq!(new.restore(&state, came), Ok(true));
     assert_near(share_after(&mut *new, came, 15), 3100 * 55 / 355, 3);
+    // The turn goes on as if nothing had happened.
+    let mut heavy = start(&slow_start, &[], &candidates(&[5, 1, 1]));
+    let mut again = start(&slow_start, &[], &candidates(&[5, 1, 1]));
+    let before: Vec<_> = (0..4).map(|_| heavy.choose(&FLOW, 0).unwrap()).collect();
+    assert_eq!(again.restore(heavy.save(0).unwrap(), 0), Ok(true));
+    let after: Vec<_> = (0..3).map(|_| again.choose(&FLOW, 0).unwrap()).collect();
+    assert_eq!([before, after].concat(), [0, 0, 1, 0, 2, 0, 0]);
     // Another server in its slot is nobody that it knows.
     let mut others = servers.clone();
     others[3].address = Ipv4Addr::new(10, 9, 9, 9).into();

@@ -6,7 +6,7 @@
 // every server's credit, and the server with the most credit pays for all.
 //
 // Parameter: seconds (1 to 86400, default 30). A later version of this plugin, or new parameters,
-// take over who is still on the way.
+// take over whose turn it is and who is still on the way.
 import {
   CAPACITY, NO_SERVER, PARAMS, STATE, STATE_CAPACITY,
   layOut, log, nowMs, params, server, state, table,
@@ -28,7 +28,7 @@ class Kept {
   reserved: u32;
 }
 
-/** What is handed over of a server on its way. */
+/** What is handed over of a server. */
 @unmanaged
 class Handed {
   slot: u32;
@@ -36,11 +36,14 @@ class Handed {
   addressHigh: u64;
   addressLow: u64;
   since: i64;
+  credit: i64;
 }
 
 const FORMAT: u32 = 1;
 /** The format and the number of records. */
 const HEADER: usize = 8;
+/** No server gains more in a flow than this, and none has more credit than all can gain. */
+const CREDIT_MAX: i64 = 65_535 * SETTLED * CAPACITY;
 
 const KEPT: usize = memory.data(40 * CAPACITY, 8);
 const LINE: usize = memory.data(128);
@@ -172,16 +175,19 @@ export function shunt_schedule(): i32 {
 
 export function shunt_save(): i32 {
   const room = (STATE_CAPACITY - <u32>HEADER) / <u32>offsetof<Handed>();
+  // Of more servers than there is room for, only those on their way: the turn begins anew.
+  const all = <u32>known <= room;
   let records: u32 = 0;
   for (let slot = 0; slot < known && records < room; slot++) {
     const one = kept(slot);
-    if (one.since == 0) continue;
+    if (one.weight == 0 || (!all && one.since == 0)) continue;
     const record = changetype<Handed>(state + HEADER + <usize>records * offsetof<Handed>());
     record.slot = slot;
     record.reserved = 0;
     record.addressHigh = one.addressHigh;
     record.addressLow = one.addressLow;
     record.since = one.since;
+    record.credit = all ? one.credit : 0;
     records++;
   }
   store<u32>(state, FORMAT);
@@ -193,15 +199,18 @@ export function shunt_restore(length: i32): i32 {
   if (length < <i32>HEADER || load<u32>(state) != FORMAT) return 1;
   const records = load<u32>(state + 4);
   if (<i64>length != <i64>HEADER + <i64>records * offsetof<Handed>()) return 1;
+  const now = nowMs();
   for (let index: u32 = 0; index < records; index++) {
     const record = changetype<Handed>(state + HEADER + <usize>index * offsetof<Handed>());
-    if (record.slot >= <u32>known || record.since == 0) continue;
+    // It may be in use no more, or another: then nothing is known of it.
+    if (record.slot >= <u32>known || record.since < 0 || record.since > now) continue;
+    if (record.credit < -CREDIT_MAX || record.credit > CREDIT_MAX) continue;
     const one = kept(<i32>record.slot);
     const same = one.addressHigh == record.addressHigh && one.addressLow == record.addressLow;
-    if (same && one.weight != 0 && one.since == 0) {
-      one.since = record.since;
-      underway++;
-    }
+    if (!same || one.weight == 0 || one.since != 0) continue;
+    one.credit = record.credit;
+    one.since = record.since;
+    if (one.since != 0) underway++;
   }
   return 0;
 }
