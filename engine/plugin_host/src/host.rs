@@ -6,14 +6,20 @@ use crate::{About, Error, Limits, Plugin};
 use std::sync::{Arc, OnceLock};
 use wasmtime::{Config, Engine, OptLevel};
 
-/// Names of the plugins that are part of the program.
-pub const STOCK: &[&str] = &["rr", "wrr", "lc"];
+macro_rules! stock {
+    ($($name:literal)*) => {
+        /// Names of the plugins that are part of the program.
+        pub const STOCK: &[&str] = &[$($name),*];
 
-const STOCK_FILES: [&[u8]; STOCK.len()] = [
-    include_bytes!("../../../plugins/rr/rr.wasm"),
-    include_bytes!("../../../plugins/wrr/wrr.wasm"),
-    include_bytes!("../../../plugins/lc/lc.wasm"),
-];
+        /// Their files, as plugins/build wrote them.
+        const STOCK_FILES: [&[u8]; STOCK.len()] = [$(include_bytes!(
+            concat!("../../../plugins/", $name, "/", $name, ".wasm")
+        )),*];
+    };
+}
+
+// In the order of ipvsadm's manual page.
+stock!("rr" "wrr" "lc" "wlc" "dh" "sh" "sed" "nq" "fo" "ovf" "twos");
 
 /// Loads plugins. Cheap to clone; every clone shares one engine.
 #[derive(Clone)]

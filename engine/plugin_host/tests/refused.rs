@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use plugin_host::{Error, Limits, PluginHost};
+use plugin_host::{Error, Limits, PluginHost, STOCK};
 use std::time::Duration;
 
 /// The sentence, without the plugin's name.
@@ -305,8 +305,8 @@ fn limits_that_the_engine_does_not_take() {
 #[test]
 fn a_stock_plugin_that_does_not_exist() {
     assert_eq!(
-        host().stock("wlc").unwrap_err().to_string(),
-        "no stock plugin is called \"wlc\"; there are rr, wrr, lc"
+        host().stock("wlrr").unwrap_err().to_string(),
+        format!("no stock plugin is called \"wlrr\"; there are {}", STOCK.join(", "))
     );
 }
 

@@ -4,53 +4,179 @@
 mod common;
 
 use common::*;
-use dataplane::{Load, Scheduler};
-use histories::history;
+use dataplane::{Candidate, Failure, Load, NewFlow, Scheduler};
+use histories::full_history;
 use plugin_host::{Limits, Params, Placement, PluginHost, STOCK, wasm_of};
 use proptest::prelude::*;
+use shunt_abi::Random;
+use shunt_sdk::Flow;
 use shunt_sdk::testing::{Event, Host};
+use std::path::Path;
 use std::sync::OnceLock;
 
 #[path = "../../../plugins/sdk/tests/histories/mod.rs"]
 mod histories;
 
+const WORKERS: u32 = 5;
+
 fn stock(name: &str, worker: u32) -> Box<dyn Scheduler> {
     static HOST: OnceLock<PluginHost> = OnceLock::new();
-    let placement = Placement { worker, workers: 5, seed: 0 };
+    let placement = Placement { worker, workers: WORKERS, seed: 0 };
     HOST.get_or_init(host).stock(name).unwrap().scheduler(placement, &Params::new()).unwrap().0
 }
 
-fn play(scheduler: &mut dyn Scheduler, history: &[Event]) -> Vec<Option<usize>> {
-    let mut slots = 0;
-    let mut choices = Vec::new();
-    for event in history {
-        match event {
-            Event::Weights(weights) => {
-                slots = weights.len();
-                scheduler.servers_changed(&candidates(weights), 0).unwrap();
-            }
-            &Event::Load { slot, active, inactive } if slot < slots => {
-                scheduler.load_changed(slot, Load { active, inactive });
-            }
-            Event::Choose => choices.push(scheduler.choose(&FLOW, 0).ok()),
-            _ => {}
-        }
+/// What the source of the stock plugin of this name chooses, compiled natively.
+fn play_natively(name: &str, worker: u32, history: &[Event]) -> Vec<Option<usize>> {
+    let play = match name {
+        "rr" => play_source::<rr::RoundRobin>,
+        "wrr" => play_source::<wrr::WeightedRoundRobin>,
+        "lc" => play_source::<lc::LeastConnection>,
+        "wlc" => play_source::<wlc::WeightedLeastConnection>,
+        "sed" => play_source::<sed::ShortestExpectedDelay>,
+        "nq" => play_source::<nq::NeverQueue>,
+        "fo" => play_source::<fo::Failover>,
+        "ovf" => play_source::<ovf::Overflow>,
+        "twos" => play_source::<twos::PowerOfTwos>,
+        "sh" => play_source::<sh::SourceHashing>,
+        "dh" => play_source::<dh::DestinationHashing>,
+        _ => panic!("say here which source {name} has"),
+    };
+    play(worker, history)
+}
+
+fn play_source<S: shunt_sdk::Scheduler>(worker: u32, history: &[Event]) -> Vec<Option<usize>> {
+    shunt_sdk::testing::set_now_ms(0);
+    shunt_sdk::testing::set_random(Random::new(0, worker));
+    let (worker, workers) = (worker as usize, WORKERS as usize);
+    Host::<S>::placed(shunt_sdk::Placement { worker, workers, seed: 0 }).play(history)
+}
+
+/// A stock plugin, and what it was told: the servers and their connections.
+struct Played {
+    name: &'static str,
+    worker: u32,
+    scheduler: Box<dyn Scheduler>,
+    servers: Vec<(Candidate, Load)>,
+    now: u64,
+}
+
+impl Played {
+    fn new(name: &'static str, worker: u32) -> Played {
+        Played { name, worker, scheduler: stock(name, worker), servers: Vec::new(), now: 0 }
     }
-    choices
+
+    fn play(&mut self, history: &[Event]) -> Vec<Option<usize>> {
+        let mut choices = Vec::new();
+        for event in history {
+            match event {
+                Event::Weights(weights) => self.set_servers(&candidates(weights)),
+                Event::Servers(servers) => {
+                    let named = servers.iter().map(|&(address, weight)| (address, weight));
+                    let named = named.map(|(address, weight)| Candidate { address, weight });
+                    self.set_servers(&named.collect::<Vec<_>>());
+                }
+                &Event::Load { slot, active, inactive } => {
+                    if let Some((_, load)) = self.servers.get_mut(slot) {
+                        *load = Load { active, inactive };
+                        self.scheduler.load_changed(slot, *load);
+                    }
+                }
+                Event::Choose => choices.push(self.choose(&Flow::default())),
+                Event::Flow(flow) => choices.push(self.choose(flow)),
+                Event::Pass(milliseconds) => self.now += milliseconds,
+                Event::Swap => self.swap(),
+                other => panic!("say here what happens at {other:?}"),
+            }
+        }
+        choices
+    }
+
+    fn set_servers(&mut self, candidates: &[Candidate]) {
+        let before = std::mem::take(&mut self.servers);
+        for (slot, &candidate) in candidates.iter().enumerate() {
+            let same = before.get(slot).filter(|(same, _)| same.address == candidate.address);
+            self.servers.push((candidate, same.map_or(Load::default(), |&(_, load)| load)));
+        }
+        self.scheduler.servers_changed(candidates, self.now).unwrap();
+    }
+
+    fn choose(&mut self, flow: &Flow) -> Option<usize> {
+        let Flow { source, destination, source_port, destination_port, protocol } = *flow;
+        let protocol = protocol as u8;
+        let flow = NewFlow { source, destination, source_port, destination_port, protocol };
+        self.scheduler.choose(&flow, self.now).ok()
+    }
+
+    /// A new instance takes the former one's place, as at the upload of a new version.
+    fn swap(&mut self) {
+        if self.name == "twos" {
+            return; // A new instance draws from the beginning, which the native test does not.
+        }
+        let mut successor = stock(self.name, self.worker);
+        let candidates: Vec<_> = self.servers.iter().map(|&(candidate, _)| candidate).collect();
+        successor.servers_changed(&candidates, self.now).unwrap();
+        for (slot, &(_, load)) in self.servers.iter().enumerate() {
+            successor.load_changed(slot, load);
+        }
+        if let Some(state) = self.scheduler.save(self.now) {
+            assert_eq!(successor.restore(state, self.now), Ok(true), "{}", self.name);
+        }
+        self.scheduler = successor;
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn they_choose_as_their_sources_do(history in history(), worker in 0..5u32) {
-        let place = (worker as usize, 5);
-        let rr = Host::<rr::RoundRobin>::new(place.0, place.1).play(&history);
-        prop_assert_eq!(play(&mut *stock("rr", worker), &history), rr);
-        let wrr = Host::<wrr::WeightedRoundRobin>::new(place.0, place.1).play(&history);
-        prop_assert_eq!(play(&mut *stock("wrr", worker), &history), wrr);
-        let lc = Host::<lc::LeastConnection>::new(place.0, place.1).play(&history);
-        prop_assert_eq!(play(&mut *stock("lc", worker), &history), lc);
+    fn they_choose_as_their_sources_do(history in full_history(), worker in 0..WORKERS) {
+        for &name in STOCK {
+            let plugin = Played::new(name, worker).play(&history);
+            prop_assert_eq!(plugin, play_natively(name, worker, &history), "{}", name);
+        }
+    }
+}
+
+fn committed(name: &str) -> Vec<u8> {
+    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins");
+    std::fs::read(format!("{plugins}/{name}/{name}.wasm")).unwrap()
+}
+
+/// So that whoever adds a plugin's folder adds it to the program, too.
+#[test]
+fn every_plugin_folder_is_stock() {
+    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins");
+    let is_plugin = |name: &String| {
+        let manifest = Path::new(plugins).join(name).join("Cargo.toml");
+        std::fs::read_to_string(manifest).is_ok_and(|manifest| manifest.contains("\"cdylib\""))
+    };
+    let mut folders: Vec<_> = std::fs::read_dir(plugins)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(is_plugin)
+        .collect();
+    folders.sort_unstable();
+    let mut stock = STOCK.to_vec();
+    stock.sort_unstable();
+    assert_eq!(folders, stock, "add it to `stock!` in engine/plugin_host/src/host.rs");
+}
+
+/// An import that is there for nothing would be a call that is made for nothing.
+#[test]
+fn they_import_what_they_call() {
+    for &name in STOCK {
+        let wasm = committed(name);
+        let imports: Vec<_> = wasmparser::Parser::new(0)
+            .parse_all(&wasm)
+            .filter_map(|payload| match payload.unwrap() {
+                wasmparser::Payload::ImportSection(section) => Some(section),
+                _ => None,
+            })
+            .flat_map(|section| section.into_imports())
+            .map(|import| import.unwrap().name.to_owned())
+            .collect();
+        let expected: &[&str] = if name == "twos" { &["random"] } else { &[] };
+        assert_eq!(imports, expected, "{name}");
     }
 }
 
@@ -63,7 +189,7 @@ fn they_say_what_they_are() {
         assert_eq!(plugin.version(), env!("CARGO_PKG_VERSION"), "run plugins/build");
         assert_eq!(plugin.abi(), 1);
         assert_eq!(plugin.capacity(), 1024);
-        assert!(plugin.size() < 4096, "{name} has {} bytes", plugin.size());
+        assert!(plugin.size() < 16_384, "{name} has {} bytes", plugin.size());
         assert_eq!(plugin.digest().len(), 64);
         assert_eq!(plugin.digest(), host.clone().stock(name).unwrap().digest());
     }
@@ -147,12 +273,12 @@ fn loads_stay_with_the_server_and_not_with_the_slot() {
     assert_eq!(lc.choose(&FLOW, 0), Ok(0));
 }
 
-/// What the limits on fuel leave for plugins that work harder: these use a third at most.
+/// What the limits on fuel leave for plugins that work harder: these use three fifths at most.
 #[test]
 fn the_fullest_tables_take_little_fuel() {
     let limits = Limits {
-        schedule_fuel: Limits::default().schedule_fuel / 3,
-        update_fuel: Limits::default().update_fuel / 20,
+        schedule_fuel: Limits::default().schedule_fuel * 3 / 5,
+        update_fuel: Limits::default().update_fuel * 3 / 5,
         ..Limits::default()
     };
     let host = PluginHost::new(limits).unwrap();
@@ -168,7 +294,9 @@ fn the_fullest_tables_take_little_fuel() {
                 host.stock(name).unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
             scheduler.servers_changed(&candidates(&weights), 0).unwrap();
             for _ in 0..3000 {
-                scheduler.choose(&FLOW, 0).unwrap();
+                // A hash may name a server that takes none.
+                let chosen = scheduler.choose(&FLOW, 0);
+                assert!(matches!(chosen, Ok(_) | Err(Failure::Declined)), "{name}: {chosen:?}");
             }
         }
     }

@@ -208,29 +208,39 @@ pub fn slot_of_key(key: f64) -> Option<usize> {
     (key < TWO_TO_52).then(|| (key + TWO_TO_52).to_bits() as usize % CAPACITY_MAX)
 }
 
-/// The generator behind `random` (SplitMix64): any seed is good, and every number comes once in
-/// 2^64. It is here so that a scheduler's tests draw the numbers that the plugin will draw.
+/// The generator behind `random`: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom
+/// Number Generators, OOPSLA 2014). The next number follows from the seed and from how many there
+/// were, so that a replay can go on anywhere. It is here so that a scheduler's native tests draw
+/// the numbers that the plugin draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Random {
-    state: u64,
+    seed: u64,
+    /// Numbers so far.
+    pub draws: u64,
 }
 
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
 impl Random {
-    /// The generator of the instance that has this seed and works on this worker.
+    /// The generator of the instance that has this seed and works on this worker. Workers draw
+    /// different numbers from one seed.
     pub const fn new(seed: u64, worker: u32) -> Random {
-        // An odd factor, so that no two workers share a state.
-        Random { state: seed ^ (worker as u64).wrapping_mul(0xd134_2543_de82_ef95) }
+        Random { seed: mix(seed ^ mix((worker as u64).wrapping_add(GAMMA))), draws: 0 }
     }
 
     /// The next number.
     #[inline]
     pub const fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.state;
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ (number >> 31)
+        self.draws = self.draws.wrapping_add(1);
+        mix(self.seed.wrapping_add(self.draws.wrapping_mul(GAMMA)))
     }
+}
+
+#[inline]
+const fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }
 
 macro_rules! assert_layout {
@@ -294,12 +304,13 @@ mod tests {
     #[test]
     fn the_generator_draws_the_published_numbers() {
         // The first numbers of SplitMix64 with the seed 1234567, as its reference code prints them.
-        let mut random = Random::new(1_234_567, 0);
+        let mut random = Random { seed: 1_234_567, draws: 0 };
         let drawn = [random.draw(), random.draw(), random.draw()];
-        assert_eq!(
-            drawn,
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
-        );
-        assert_ne!(Random::new(1_234_567, 1).draw(), drawn[0]);
+        let published =
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!(drawn, published);
+        assert_eq!(Random { draws: 1, ..random }.draw(), published[1]);
+        assert_ne!(Random::new(7, 0).draw(), Random::new(7, 1).draw());
+        assert_ne!(Random::new(7, 0).draw(), Random::new(8, 0).draw());
     }
 }

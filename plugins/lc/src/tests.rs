@@ -1,8 +1,8 @@
 use super::LeastConnection;
-use histories::history;
+use histories::{Model, full_history, play_model};
 use proptest::prelude::*;
-use shunt_sdk::Flow;
-use shunt_sdk::testing::{Event, Host};
+use shunt_sdk::testing::Host;
+use shunt_sdk::{Flow, Server};
 
 #[path = "../../sdk/tests/histories/mod.rs"]
 mod histories;
@@ -56,42 +56,25 @@ fn a_server_that_drains_gets_nothing_though_it_is_idle() {
     assert_eq!(host.choose(&Flow::default()), Some(1));
 }
 
-/// The loop of ip_vs_lc_schedule.
-fn model(history: &[Event]) -> Vec<Option<usize>> {
-    let mut servers: Vec<(u32, u64)> = Vec::new();
-    let mut choices = Vec::new();
-    for event in history {
-        match event {
-            Event::Weights(weights) => {
-                servers.resize(weights.len(), (0, 0));
-                for (server, &weight) in servers.iter_mut().zip(weights) {
-                    server.0 = weight;
-                }
+struct Loop;
+
+impl Model for Loop {
+    fn choose(&mut self, servers: &[Server], _: &Flow) -> Option<usize> {
+        let mut least: Option<(usize, u64)> = None;
+        for (slot, server) in servers.iter().enumerate() {
+            let overhead = (u64::from(server.active) << 8) + u64::from(server.inactive);
+            if server.weight > 0 && least.is_none_or(|(_, least)| overhead < least) {
+                least = Some((slot, overhead));
             }
-            &Event::Load { slot, active, inactive } => {
-                if let Some(server) = servers.get_mut(slot) {
-                    server.1 = (u64::from(active) << 8) + u64::from(inactive);
-                }
-            }
-            Event::Choose => {
-                let mut least: Option<(usize, u64)> = None;
-                for (slot, &(weight, overhead)) in servers.iter().enumerate() {
-                    if weight > 0 && least.is_none_or(|(_, least)| overhead < least) {
-                        least = Some((slot, overhead));
-                    }
-                }
-                choices.push(least.map(|(slot, _)| slot));
-            }
-            _ => {}
         }
+        least.map(|(slot, _)| slot)
     }
-    choices
 }
 
 proptest! {
     #[test]
-    fn it_chooses_as_the_model_does(history in history()) {
+    fn it_chooses_as_the_model_does(history in full_history()) {
         let mut host = Host::<LeastConnection>::new(0, 1);
-        prop_assert_eq!(host.play(&history), model(&history));
+        prop_assert_eq!(host.play(&history), play_model(&mut Loop, &history));
     }
 }

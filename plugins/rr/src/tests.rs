@@ -1,8 +1,8 @@
 use super::RoundRobin;
-use histories::history;
+use histories::{Model, full_history, play_model};
 use proptest::prelude::*;
-use shunt_sdk::Flow;
-use shunt_sdk::testing::{Event, Host};
+use shunt_sdk::testing::Host;
+use shunt_sdk::{Flow, Placement, Scheduler, Server, Servers};
 
 #[path = "../../sdk/tests/histories/mod.rs"]
 mod histories;
@@ -55,35 +55,53 @@ fn nobody_is_chosen_when_nobody_takes_new_flows() {
     assert_eq!(host.choose(&Flow::default()), Some(1));
 }
 
+#[test]
+fn a_new_instance_goes_on_where_the_former_one_was() {
+    let mut host = Host::new(1, 2);
+    host.set_weights(&[1, 1, 1]);
+    assert!(!host.swap(), "nothing was chosen yet");
+    assert_eq!(choices(&mut host, 2), [1, 2]);
+    assert!(host.swap());
+    assert_eq!(choices(&mut host, 2), [0, 1]);
+}
+
+#[test]
+fn state_that_it_did_not_write_is_left_alone() {
+    let mut fresh = RoundRobin::new(Placement { worker: 0, workers: 1, seed: 0 });
+    let servers = [Server { weight: 1, ..Server::default() }; 3];
+    let servers = Servers::new(&servers, &[]);
+    assert!(!fresh.restore(servers, 2, &[0; 4]));
+    assert!(!fresh.restore(servers, 1, &[0; 3]));
+    assert_eq!(fresh.choose(servers, &Flow::default()), Some(0));
+    assert!(fresh.restore(servers, 1, &[0xff; 4]));
+    assert_eq!(fresh.choose(servers, &Flow::default()), Some(0));
+}
+
 /// The next server is the one that comes first in an order of all: those behind the last chosen
 /// one, then the others.
-fn model(history: &[Event], worker: usize) -> Vec<Option<usize>> {
-    let mut available: Vec<usize> = Vec::new();
-    let mut last = None;
-    let mut choices = Vec::new();
-    for event in history {
-        match event {
-            Event::Weights(weights) => {
-                available = (0..weights.len()).filter(|&slot| weights[slot] > 0).collect();
-            }
-            Event::Choose => {
-                let choice = match last {
-                    Some(last) => available.iter().min_by_key(|&&slot| (slot <= last, slot)),
-                    None => available.iter().cycle().nth(worker),
-                };
-                choices.push(choice.copied());
-                last = choice.copied().or(last);
-            }
-            _ => {}
-        }
+struct Order {
+    worker: usize,
+    last: Option<usize>,
+}
+
+impl Model for Order {
+    fn choose(&mut self, servers: &[Server], _: &Flow) -> Option<usize> {
+        let available: Vec<usize> =
+            (0..servers.len()).filter(|&slot| servers[slot].weight > 0).collect();
+        let choice = match self.last {
+            Some(last) => available.iter().min_by_key(|&&slot| (slot <= last, slot)),
+            None => available.iter().cycle().nth(self.worker),
+        };
+        self.last = choice.copied().or(self.last);
+        choice.copied()
     }
-    choices
 }
 
 proptest! {
     #[test]
-    fn it_chooses_as_the_model_does(history in history(), worker in 0..5usize) {
+    fn it_chooses_as_the_model_does(history in full_history(), worker in 0..5usize) {
         let mut host = Host::<RoundRobin>::new(worker, 5);
-        prop_assert_eq!(host.play(&history), model(&history, worker));
+        let mut model = Order { worker, last: None };
+        prop_assert_eq!(host.play(&history), play_model(&mut model, &history));
     }
 }

@@ -213,8 +213,8 @@ impl<S: Scheduler, const KEYS: usize, const COSTS: usize, const PARAMS: usize, c
     fn schedule(&mut self) -> Option<usize> {
         let Parts { scheduler, mut servers, flow, costs, changes, .. } = self.parts()?;
         if let ([costs], [changes]) = (costs, changes) {
-            costs.follow(changes, &servers, |server| scheduler.cost(server));
-            servers = servers.with_least_cost(costs.least());
+            let least = costs.follow(changes, &servers, |server| scheduler.cost(server));
+            servers = servers.with_least_cost(least);
         }
         scheduler.choose(servers, flow)
     }

@@ -5,7 +5,7 @@ use shunt_abi::{Server, slot_of_key};
 
 /// Load keys that are compared between two turns of the loop. The engine counts fuel at each turn,
 /// and keeps what is live then in memory: with few, long turns and one vector live that is cheap.
-const GROUP: usize = 32;
+pub(crate) const GROUP: usize = 32;
 /// Of them, keys that are compared side by side: eight vectors of two, enough to hide how long
 /// each comparison takes behind the others.
 const LANES: usize = 16;
@@ -104,7 +104,7 @@ impl<'a> Servers<'a> {
 
 /// The least of the first `count` keys. Reads up to [`GROUP`] - 1 more, which are infinite.
 #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
-fn least(keys: &[f64], count: usize) -> f64 {
+pub(crate) fn least(keys: &[f64], count: usize) -> f64 {
     let (groups, _) = keys.as_chunks::<GROUP>();
     let mut least = [f64::INFINITY; 2];
     for group in groups.iter().take(count.div_ceil(GROUP)) {

@@ -212,8 +212,8 @@ impl<S: Scheduler> Host<S> {
         let Host { scheduler, servers, keys, costs, changes, .. } = self;
         let mut seen = Servers::new(servers, keys);
         if S::NEEDS.cost {
-            costs.follow(changes, servers, |server| scheduler.cost(server));
-            seen = seen.with_least_cost(costs.least());
+            let least = costs.follow(changes, servers, |server| scheduler.cost(server));
+            seen = seen.with_least_cost(least);
         }
         changes.count = 0;
         scheduler.choose(seen, &flow)

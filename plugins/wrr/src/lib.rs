@@ -4,7 +4,7 @@
 //!
 //! As the kernel's net/netfilter/ipvs/ip_vs_wrr.c, except that each worker begins its rounds at a
 //! server of its own: rounds that all begin at the same one would send it the first flow of every
-//! worker.
+//! worker. An instance that replaces another goes on where that one was.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
@@ -26,6 +26,9 @@ pub struct WeightedRoundRobin {
 }
 
 impl Scheduler for WeightedRoundRobin {
+    const STATE_VERSION: u32 = 1;
+    const STATE_BYTES: usize = 8;
+
     fn new(placement: Placement) -> WeightedRoundRobin {
         WeightedRoundRobin {
             worker: placement.worker,
@@ -68,6 +71,25 @@ impl Scheduler for WeightedRoundRobin {
             };
         }
         None
+    }
+
+    /// The threshold, and the steps to where the round goes on.
+    fn save(&self, state: &mut [u8]) -> usize {
+        let Some(bytes) = state.first_chunk_mut().filter(|_| self.highest > 0) else { return 0 };
+        *bytes = (u64::from(self.threshold) | (self.next as u64) << 32).to_le_bytes();
+        bytes.len()
+    }
+
+    fn restore(&mut self, _: Servers<'_>, version: u32, state: &[u8]) -> bool {
+        let Ok(bytes) = state.try_into() else { return false };
+        let saved = u64::from_le_bytes(bytes);
+        let (threshold, next) = (saved as u32, (saved >> 32) as usize);
+        // The servers may have changed since the other instance looked at them last.
+        if version != Self::STATE_VERSION || !(1..=self.highest).contains(&threshold) {
+            return false;
+        }
+        (self.threshold, self.next) = (threshold, next);
+        true
     }
 }
 

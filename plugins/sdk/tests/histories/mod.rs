@@ -1,19 +1,143 @@
-//! Random histories for the property tests of the schedulers.
+//! Random histories for the property tests of the schedulers, and what plays them to a reference
+//! model.
+
+#![allow(dead_code)] // each test file uses some of it
 
 use proptest::prelude::*;
 use shunt_sdk::testing::Event;
+use shunt_sdk::{Flow, Server};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Up to 200 events over up to 40 servers (more than two vectors of load keys), which come, go,
-/// drain, and get more or fewer connections between flows.
+/// Slots that are in use at most: more than two vectors of load keys.
+const SLOTS: usize = 40;
+
+/// Up to 200 events over up to 40 servers, which come, go, drain, and get more or fewer connections
+/// between flows.
 pub fn history() -> impl Strategy<Value = Vec<Event>> {
-    // Small weights and loads make ties, great loads reach the limits.
-    let weight = prop_oneof![2 => Just(0), 6 => 1..6u32, 1 => 0..=700u32];
-    let load = prop_oneof![6 => 0..4u32, 1 => any::<u32>()];
     let event = prop_oneof![
-        1 => prop::collection::vec(weight, 0..40).prop_map(Event::Weights),
-        3 => (0..40usize, load.clone(), load)
-            .prop_map(|(slot, active, inactive)| Event::Load { slot, active, inactive }),
+        1 => prop::collection::vec(weight(), 0..SLOTS).prop_map(Event::Weights),
+        3 => load(),
         8 => Just(Event::Choose),
     ];
     prop::collection::vec(event, 0..200)
+}
+
+/// As [`history`], with flows of several clients, servers that get other addresses, weights up to
+/// the greatest, instances that are replaced, and time that passes.
+pub fn full_history() -> impl Strategy<Value = Vec<Event>> {
+    let server = (address(), full_weight());
+    let event = prop_oneof![
+        2 => prop::collection::vec(full_weight(), 0..SLOTS).prop_map(Event::Weights),
+        2 => prop::collection::vec(server, 0..SLOTS).prop_map(Event::Servers),
+        8 => load(),
+        16 => flow().prop_map(Event::Flow),
+        4 => Just(Event::Choose),
+        2 => Just(Event::Swap),
+        1 => (0..5_000u64).prop_map(Event::Pass),
+    ];
+    prop::collection::vec(event, 0..200)
+}
+
+// Small weights and loads make ties, great ones reach the limits.
+
+fn weight() -> impl Strategy<Value = u32> {
+    prop_oneof![2 => Just(0), 6 => 1..6u32, 1 => 0..=700u32]
+}
+
+fn full_weight() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => weight(), 1 => 1..=65_535u32, 1 => Just(65_535)]
+}
+
+fn load() -> impl Strategy<Value = Event> {
+    // Below 2^28, from where on quotients of floats need not be in order.
+    let connections = prop_oneof![6 => 0..4u32, 2 => 0..700u32, 1 => 0..1u32 << 28];
+    (0..SLOTS, connections.clone(), connections).prop_map(|(slot, active, inactive)| Event::Load {
+        slot,
+        active,
+        inactive,
+    })
+}
+
+/// One of few, so that servers keep theirs at times, and two may even have the same.
+fn address() -> impl Strategy<Value = IpAddr> {
+    (any::<bool>(), 0..64u16).prop_map(|(is_v6, host)| match is_v6 {
+        true => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host).into(),
+        false => Ipv4Addr::new(10, 1, 0, host as u8).into(),
+    })
+}
+
+fn flow() -> impl Strategy<Value = Flow> {
+    (address(), 0..3u8, any::<u16>(), prop_oneof![Just(80), Just(443)], any::<bool>()).prop_map(
+        |(source, vip, source_port, destination_port, is_tcp)| Flow {
+            source: octets(source),
+            destination: Ipv4Addr::new(172, 17, 100, vip).to_ipv6_mapped().octets(),
+            source_port,
+            destination_port,
+            protocol: if is_tcp { 6 } else { 17 },
+        },
+    )
+}
+
+/// An address as the records have it.
+pub fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// A scheduler again, in another way: plain loops, written from the kernel's description.
+pub trait Model {
+    /// The servers or their weights have changed.
+    fn servers_changed(&mut self, servers: &[Server]) {
+        let _ = servers;
+    }
+
+    /// The slot for this flow.
+    fn choose(&mut self, servers: &[Server], flow: &Flow) -> Option<usize>;
+}
+
+/// Plays a history to a model, with records of its own. Replaced instances and time make no
+/// difference to it.
+pub fn play_model(model: &mut impl Model, history: &[Event]) -> Vec<Option<usize>> {
+    let mut servers: Vec<Server> = Vec::new();
+    let mut choices = Vec::new();
+    for event in history {
+        match event {
+            Event::Weights(weights) => {
+                let named = weights.iter().zip(0u32..).map(|(&weight, slot)| {
+                    (IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + slot)), weight)
+                });
+                servers = renewed(&servers, named);
+                model.servers_changed(&servers);
+            }
+            Event::Servers(named) => {
+                servers = renewed(&servers, named.iter().copied());
+                model.servers_changed(&servers);
+            }
+            &Event::Load { slot, active, inactive } => {
+                if let Some(server) = servers.get_mut(slot) {
+                    (server.active, server.inactive) = (active, inactive);
+                }
+            }
+            Event::Choose => choices.push(model.choose(&servers, &Flow::default())),
+            Event::Flow(flow) => choices.push(model.choose(&servers, flow)),
+            _ => {}
+        }
+    }
+    choices
+}
+
+/// These servers; one that is in the slot where it was keeps its connections.
+fn renewed(before: &[Server], named: impl Iterator<Item = (IpAddr, u32)>) -> Vec<Server> {
+    named
+        .enumerate()
+        .map(|(slot, (address, weight))| {
+            let address = octets(address);
+            match before.get(slot) {
+                Some(&server) if server.address == address => Server { weight, ..server },
+                _ => Server { weight, address, ..Server::default() },
+            }
+        })
+        .collect()
 }
