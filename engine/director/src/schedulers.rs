@@ -246,8 +246,10 @@ impl Schedulers {
         if wanted > self.limit {
             return Err(PluginsError::TooManyInstances { wanted, limit: self.limit });
         }
-        let _ = (changed, plugins);
-        Ok(())
+        match changed {
+            0 => Ok(()),
+            changed => Ok(plugins.host().room_for(changed * workers)?),
+        }
     }
 
     /// Has the best version that can serve begin.

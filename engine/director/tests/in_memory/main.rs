@@ -6,6 +6,7 @@ mod api;
 mod changes;
 mod commands;
 mod metrics;
+mod plugins;
 mod raised;
 mod worker_threads;
 mod world;

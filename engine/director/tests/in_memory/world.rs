@@ -6,7 +6,8 @@ use director::config::Config;
 use director::listen::{self, SocketFile};
 use director::neighbors::{KernelState, Reach};
 use director::plugin_store::PluginStore;
-use director::plugins::{self, Plugins};
+use director::plugins::Plugins;
+use director::scheduler_name::SchedulerName;
 use director::supervisor::{ServedInterface, Supervisor, WorkerSeat};
 use director::views::{FlowView, ServerView, ServiceView, ServicesView};
 use director::{api, client, clock};
@@ -80,6 +81,15 @@ impl World {
     }
 
     pub fn with(config: &str) -> World {
+        World::with_state(config, None)
+    }
+
+    /// The director of another world ended, and starts anew with this config and what it kept.
+    pub fn after(former: &World, config: &str) -> World {
+        World::with_state(config, Some(former.folder.join("state")))
+    }
+
+    fn with_state(config: &str, state_dir: Option<PathBuf>) -> World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("shunt-world-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let folder = std::env::temp_dir().join(name);
@@ -88,7 +98,9 @@ impl World {
         let config_path = folder.join("director.toml");
         let config = in_folder(&folder, config);
         std::fs::write(&config_path, &config).unwrap();
-        let config = Config::parse(&config, &plugins::known).unwrap();
+        let known = |_: &Path, _: &SchedulerName| Ok(());
+        let mut config = Config::parse(&config, &known).unwrap();
+        config.state_dir = state_dir.unwrap_or(config.state_dir);
 
         let ports = (0..2).map(|_| MemoryPort::new(DIRECTOR_MAC, FRAMES)).collect();
         let made = dataplane::workers(ports, config.capacity, Seeds([1, 2])).unwrap();
@@ -156,6 +168,11 @@ impl World {
         std::fs::write(self.folder.join("director.toml"), config).unwrap();
         let reload = async { self.supervisor.lock().await.read_config_anew().await };
         block_on(reload).map_err(|error| error.to_string())
+    }
+
+    /// Time passes: one look at what the plugins did.
+    pub fn look_after_plugins(&self) {
+        block_on(async { self.supervisor.lock().await.look_after_plugins().await.unwrap() });
     }
 
     /// Time passes: one look for indices that came free.
@@ -247,6 +264,11 @@ impl World {
 
     /// Asks the API. Returns the body, or what the refusal says.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
+        self.ask_bytes(method, path, body.as_bytes())
+    }
+
+    /// The same with a body that is no text.
+    pub fn ask_bytes(&self, method: &str, path: &str, body: &[u8]) -> Result<String, String> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         block_on(client::ask(&client::Api::at_socket(&self.socket), method, path, body.to_owned()))
             .map(|body| String::from_utf8(body.to_vec()).unwrap())
