@@ -48,7 +48,7 @@ pub enum StoreError {
 /// One version of a plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredVersion {
-    /// Its number: 1 for the first upload of this name. Never given twice.
+    /// Its number: 1 for the first upload of this name. Not given again while the name exists.
     pub number: u32,
     /// SHA-256 of the module, in hexadecimal.
     pub digest: String,

@@ -1,1 +1,115 @@
+use super::*;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+/// A state_dir of the test's own, removed at its end.
+struct StateDir(PathBuf);
+
+impl StateDir {
+    fn new() -> StateDir {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("shunt-store-{}-{number}", std::process::id());
+        StateDir(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn version(number: u32, module: &[u8]) -> StoredVersion {
+    let (digest, size) = (digest(module), module.len());
+    StoredVersion { number, digest, label: None, size, uploaded: 1, failed: None }
+}
+
+fn names(versions: &[(u32, &[u8])], current: u32) -> Names {
+    let versions: Vec<_> =
+        versions.iter().map(|(number, module)| version(*number, module)).collect();
+    let last = versions.last().map_or(0, |version| version.number);
+    Names::from([("my".parse().unwrap(), StoredPlugin { current, last, versions })])
+}
+
+fn files(state_dir: &Path) -> usize {
+    fs::read_dir(state_dir.join("plugins")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn what_is_stored_is_read_again() {
+    let dir = StateDir::new();
+    let mut store = PluginStore::read(&dir.0).unwrap();
+    assert!(store.names().is_empty());
+    assert!(!dir.0.exists(), "nothing is made before something is stored");
+    store.put(b"one").unwrap();
+    store.put(b"two").unwrap();
+    let there = names(&[(1, b"one"), (2, b"two")], 2);
+    store.set_names(there.clone()).unwrap();
+    let store = PluginStore::read(&dir.0).unwrap();
+    assert_eq!(*store.names(), there);
+    assert_eq!(store.module(&version(2, b"two")).unwrap(), b"two");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir.0.join("plugins")), 0o700);
+    assert_eq!(mode(&dir.0.join("plugins/index.json")), 0o600);
+}
+
+#[test]
+fn modules_that_no_version_needs_are_deleted() {
+    let dir = StateDir::new();
+    let mut store = PluginStore::read(&dir.0).unwrap();
+    store.put(b"one").unwrap();
+    store.put(b"two").unwrap();
+    store.set_names(names(&[(1, b"one"), (2, b"two"), (3, b"one")], 3)).unwrap();
+    assert_eq!(files(&dir.0), 3, "two modules and the index");
+    store.set_names(names(&[(2, b"two"), (3, b"one")], 3)).unwrap();
+    assert_eq!(files(&dir.0), 3, "version 3 is the same module");
+    store.set_names(names(&[(3, b"one")], 3)).unwrap();
+    assert_eq!(files(&dir.0), 2);
+}
+
+#[test]
+fn damage_is_noticed() {
+    let dir = StateDir::new();
+    let mut store = PluginStore::read(&dir.0).unwrap();
+    store.put(b"one").unwrap();
+    store.set_names(names(&[(1, b"one")], 1)).unwrap();
+    fs::write(store.path(&digest(b"one")), b"on").unwrap();
+    let error = store.module(&version(1, b"one")).unwrap_err().to_string();
+    assert!(error.contains("is damaged") && error.contains("upload the plugin again"), "{error}");
+    // Uploaded again, it is mended.
+    store.put(b"one").unwrap();
+    assert_eq!(store.module(&version(1, b"one")).unwrap(), b"one");
+
+    let index = dir.0.join("plugins/index.json");
+    let good = fs::read_to_string(&index).unwrap();
+    for (bad, expected) in [
+        (String::new(), "EOF"),
+        (good[..good.len() / 2].to_owned(), "EOF"),
+        (good.replace("\"format\": 1", "\"format\": 2"), "its format is 2"),
+        (good.replace("\"current\": 1", "\"current\": 7"), "contradicts itself"),
+        (good.replace("\"last\": 1", "\"last\": 0"), "contradicts itself"),
+        (good.replace(&digest(b"one"), "../../etc/passwd"), "contradicts itself"),
+        (good.replace("\"my\"", "\"../my\""), "is no name of a plugin"),
+    ] {
+        fs::write(&index, bad).unwrap();
+        let error = PluginStore::read(&dir.0).unwrap_err().to_string();
+        assert!(error.contains("is damaged") && error.contains(expected), "{error}");
+    }
+    assert!(PluginStore::without_index(&dir.0).unwrap().names().is_empty());
+    assert!(PluginStore::read(&dir.0).unwrap().names().is_empty());
+    assert!(dir.0.join("plugins/index.json.damaged").exists());
+}
+
+#[test]
+fn a_store_that_cannot_be_written_says_where_and_stays_as_it_was() {
+    let dir = StateDir::new();
+    fs::write(&dir.0, b"a file where the folder should be").unwrap();
+    let mut store = PluginStore { folder: dir.0.join("plugins"), names: Names::new() };
+    for error in [store.put(b"one").unwrap_err(), store.set_names(names(&[], 0)).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("plugins") && error.contains("state_dir"), "{error}");
+    }
+    assert!(store.names().is_empty());
+    fs::remove_file(&dir.0).unwrap();
+}

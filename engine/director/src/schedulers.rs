@@ -179,6 +179,11 @@ impl Schedulers {
         Schedulers { workers, seed, limit, in_use: HashMap::new(), benched: HashSet::new() }
     }
 
+    /// There may never be more than `limit` instances from now on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Makes the instances that `services` need beyond, or instead of, those in use. `tables` are
     /// what the workers will have, one each.
     pub fn prepare(

@@ -19,6 +19,7 @@ use crate::tables::TableMaker;
 use dataplane::{
     Handle, Instance, Load, ServerCounts, ServerIndex, ServiceIndex, ServiceTable, Settings, Update,
 };
+use plugin_host::PluginHost;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -310,6 +311,11 @@ impl Supervisor {
         let mut remarks = self.move_to(&former, &config.services, settings).await?;
         remarks.extend(reload::needs_restart(&self.config, &config));
         reload::take_over(&mut self.config, config);
+        self.schedulers.set_limit(self.config.plugins.instances);
+        let limits = self.config.plugins.limits;
+        if limits != *self.plugins.host().limits() {
+            self.plugins.set_host(PluginHost::new(limits).map_err(PluginsError::from)?);
+        }
         Ok(remarks)
     }
 
