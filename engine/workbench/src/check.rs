@@ -3,7 +3,7 @@
 use crate::contract;
 use crate::cost::{Timed, by_turns, median, ratio};
 use crate::figures::{disruption, evenness};
-use crate::handover;
+use crate::handover::{self, HandedOver};
 use crate::history::{Failed, Plan, Played, Unplayed, play};
 use crate::named::{NamedError, host, load, read};
 use crate::output::write;
@@ -207,14 +207,14 @@ fn state(subject: &dyn Subject, claims: &Claims, seed: u64) -> Rule {
                    starts fresh";
         return Rule { rule: "state", outcome: Outcome::NotTried, detail: why.to_owned() };
     }
-    let tried = handover::goes_on(subject, claims.no_random, seed)
-        .and_then(|bytes| Ok((bytes, handover::survives_foreign_bytes(subject, seed)?)));
+    let tried = handover::goes_on(subject, seed)
+        .and_then(|state| Ok((state, handover::survives_foreign_bytes(subject, seed)?)));
     match tried {
-        Ok((bytes, offers)) => kept(
+        Ok((HandedOver { bytes, as_before, answers }, offers)) => kept(
             "state",
             format!(
-                "{bytes} bytes handed over and the answers go on; {offers} times bytes of no use, \
-                 survived"
+                "{bytes} bytes handed over, and {as_before} of the next {answers} answers are as \
+                 without a swap; {offers} times bytes of no use, survived"
             ),
         ),
         Err(reason) => failed("state", format!("{reason} (seed {seed})")),

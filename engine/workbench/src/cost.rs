@@ -3,7 +3,7 @@
 use crate::history::new_flow;
 use crate::numbers::Numbers;
 use crate::server_set::ServerSet;
-use dataplane::{Load, NewFlow, Scheduler};
+use dataplane::{Failure, Load, NewFlow, Scheduler};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,8 @@ pub(crate) struct Timed {
     active: Vec<u32>,
     /// Slots of the flows that live, the oldest at `next`.
     living: Vec<Option<usize>>,
-    /// Answers that were a slot.
-    answered: usize,
+    /// The first failure that was not declining.
+    failed: Option<Failure>,
 }
 
 impl Timed {
@@ -40,13 +40,13 @@ impl Timed {
             next: 0,
             active: vec![0; servers],
             living: vec![None; LIVING],
-            answered: 0,
+            failed: None,
         };
         (0..servers).for_each(|slot| timed.tell(slot));
         timed.round();
-        match timed.answered {
-            0 => Err(format!("it chooses nobody of {servers} servers")),
-            _ => Ok(timed),
+        match timed.failed {
+            Some(reason) => Err(format!("it fails over {servers} servers ({})", reason.name())),
+            None => Ok(timed),
         }
     }
 
@@ -57,8 +57,14 @@ impl Timed {
         let began = Instant::now();
         for _ in 0..CALLS {
             let flow = &self.flows[self.next % FLOWS];
-            let answer = black_box(self.scheduler.choose(black_box(flow), 0)).ok();
-            self.answered += usize::from(answer.is_some());
+            let answer = match black_box(self.scheduler.choose(black_box(flow), 0)) {
+                Ok(slot) => Some(slot),
+                Err(Failure::Declined) => None,
+                Err(reason) => {
+                    self.failed.get_or_insert(reason);
+                    None
+                }
+            };
             if wants_load {
                 self.begin_and_end(answer);
             }

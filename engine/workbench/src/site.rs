@@ -152,7 +152,9 @@ impl Site {
     }
 
     /// Asks one worker's instance about a flow. `None`: it declines. The flow then gets a server
-    /// that `numbers` name, as it would get one from the director's own fallback.
+    /// that `numbers` name, as it would get one from the director's own fallback. When no server
+    /// takes new flows the instance is told so, but not asked, and that is `None`, too: the
+    /// dataplane drops such a flow before.
     pub fn ask(
         &mut self,
         worker: usize,
@@ -162,6 +164,9 @@ impl Site {
         self.let_time_pass();
         let mishap = |what: String| Mishap { worker, what };
         self.tell(worker).map_err(|reason| mishap(in_update(reason)))?;
+        if self.servers.available() == 0 {
+            return Ok(None);
+        }
         let side = &mut self.workers[worker];
         let answer = side.instance.choose(flow, self.now);
         self.fuel.schedule.push(side.instance.fuel());

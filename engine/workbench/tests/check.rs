@@ -129,16 +129,18 @@ fn what_is_refused_names_the_rule() {
 #[test]
 fn what_goes_wrong_when_it_is_asked_says_where() {
     let folder = Folder::new("asked");
+    let divides = r#"(func (export "shunt_update")
+        (drop (i32.div_u (i32.const 1) (i32.load (i32.const 88)))))"#;
     let late = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
         (if (i32.gt_u (global.get $calls) (i32.const 10000)) (then (unreachable)))";
     for (name, text, words) in [
-        ("unreachable.wat", schedule("(unreachable)"), "trapped in shunt_schedule: flow 0,"),
+        ("unreachable.wat", schedule("(unreachable)"), "trapped in shunt_schedule: flow 200,"),
         ("loop.wat", schedule("(loop (br 0)) (unreachable)"), "used up its fuel in shunt_schedule"),
         ("five.wat", schedule("(i32.const -5)"), "no slot (declining is -1)"),
         (
             "zero.wat",
-            schedule(&MODULO.replace("(i32.eqz (local.get $left))", "(i32.const 0)")),
-            "trapped",
+            schedule(MODULO).replacen("(func", &format!("{divides} (func"), 1),
+            "trapped in shunt_update: flow 0,",
         ),
         (
             "late.wat",

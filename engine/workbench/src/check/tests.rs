@@ -73,7 +73,6 @@ fn a_failure_says_where_and_what_repeats_it() {
 fn state_that_is_not_taken_over_is_found() {
     for (restore, words) in [
         ((|_, _| Ok(false)) as fn(&mut Told, &[u8]) -> _, "refuses the 8 bytes"),
-        (|_, _| Ok(true), "do not go on"),
         (|_, _| Err(Failure::Trap), "failed (trap)"),
         // Takes whatever comes, and stumbles over it later.
         (
@@ -103,4 +102,17 @@ fn state_that_is_not_taken_over_is_found() {
     }
     let (_, detail) = the_only_one(&Native::new(|told, _, _| told.available(0)), &STATE);
     assert!(detail.contains("hands nothing over"), "{detail}");
+}
+
+#[test]
+fn the_answers_go_on_after_a_swap_if_the_state_is_taken_over() {
+    let detail = |restore| {
+        let native = Native { restore, ..Native::new(round_robin) };
+        let (rules, _) = behaviour(&native, 1024, &STATE, 1);
+        rules.into_iter().find(|rule| rule.rule == "state").unwrap().detail
+    };
+    let taken = detail(restore_round);
+    assert!(taken.contains("8 bytes handed over, and 500 of the next 500 answers"), "{taken}");
+    let ignored = detail(|_, _| Ok(true));
+    assert!(ignored.contains("and 0 of the next 500 answers"), "{ignored}");
 }
