@@ -10,7 +10,8 @@ fn report(path: &str, param: &[(&str, &str)]) -> Value {
     let param = param.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     let file = folder.join(path).to_str().unwrap().to_owned();
     let mut out = Vec::new();
-    let passed = check(&CheckArgs { file, param, seed: 1, json: true }, &mut out).unwrap();
+    let passed =
+        check(&CheckArgs { file, param, seed: 1, json: true, replay: None }, &mut out).unwrap();
     let report: Value = serde_json::from_slice(&out).unwrap();
     assert!(passed, "{path}: {report:#}");
     report
