@@ -7,6 +7,7 @@ pub mod guest_site;
 pub mod in_process;
 pub mod load;
 pub mod metrics;
+pub mod plugins;
 pub mod taken;
 
 use director::views::{ServerView, ServiceView, ServicesView};

@@ -106,11 +106,29 @@ fn service_remarks(service: &ServiceView) -> Vec<String> {
     if let Some(version) = service.scheduler.version {
         remarks.push(format!("version {version}, whichever is current"));
     }
-    if service.benched {
-        remarks.push("scheduler used up its fuel; flows go by hash".to_owned());
-    }
+    remarks.extend(stand_in(service));
     remarks.extend(service.run_time.clone());
     remarks
+}
+
+/// Who chooses in place of the version that should.
+fn stand_in(service: &ServiceView) -> Option<String> {
+    let stand_in = match service.version {
+        version if version == service.meant && version.is_some() && !service.benched => {
+            return None;
+        }
+        Some(version) if service.meant != Some(version) => format!("version {version} chooses"),
+        // Benched this moment, or for want of another version.
+        _ => "flows go by hash".to_owned(),
+    };
+    let what = match service.meant {
+        Some(meant) if service.version.is_some_and(|version| version != meant) => {
+            format!("version {meant}")
+        }
+        _ => "scheduler".to_owned(),
+    };
+    let why = if service.benched { "used up its fuel" } else { "cannot be used" };
+    Some(format!("{what} {why}; {stand_in}"))
 }
 
 fn server_remarks(server: &ServerView) -> Vec<String> {
@@ -175,6 +193,8 @@ mod tests {
                 service: "tcp:172.17.100.100:80".parse().unwrap(),
                 scheduler: "rr".parse().unwrap(),
                 params: Params::new(),
+                meant: Some(0),
+                version: Some(0),
                 benched: false,
                 removed: false,
                 run_time: None,
@@ -230,6 +250,25 @@ TCP  172.17.100.100:80 rr
                         [version 3, whichever is current]\n";
         assert!(text.contains(expected), "{text}");
         assert!(statistics(&view).contains("  [version 3, whichever is current]\n"), "{text}");
+    }
+
+    #[test]
+    fn who_chooses_in_place_of_the_scheduler_is_remarked_upon() {
+        for (version, benched, expected) in [
+            (Some(3), false, None),
+            (Some(2), false, Some("version 3 cannot be used; version 2 chooses")),
+            (Some(2), true, Some("version 3 used up its fuel; version 2 chooses")),
+            (Some(3), true, Some("scheduler used up its fuel; flows go by hash")),
+            (None, true, Some("scheduler used up its fuel; flows go by hash")),
+            (None, false, Some("scheduler cannot be used; flows go by hash")),
+        ] {
+            let mut view = view();
+            let service = &mut view.services[0];
+            (service.meant, service.version, service.benched) = (Some(3), version, benched);
+            let text = list(&view);
+            let remark = expected.map(|remark| format!(" rr  [{remark}]")).unwrap_or(" rr".into());
+            assert_eq!(text.lines().nth(3), Some(&*format!("TCP  172.17.100.100:80{remark}")));
+        }
     }
 
     #[test]

@@ -153,8 +153,8 @@ pub struct EventView {
     pub number: u64,
     /// When, in seconds since 1970.
     pub time: u64,
-    /// What: `upload`, `rollback`, `automatic_rollback`, `benched`, `restored`,
-    /// `refused_at_start`, `removed` and the like.
+    /// What: `upload`, `rollback`, `automatic_rollback`, `benched`, `restored`, `unusable` or
+    /// `removed`.
     pub kind: String,
     /// The plugin.
     pub plugin: PluginName,

@@ -1,6 +1,7 @@
 //! What the API answers, as both its ends know it.
 
 use crate::config::{Config, ServiceConfig};
+use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{ServerEntry, ServiceEntry};
@@ -46,7 +47,13 @@ pub struct ServiceView {
     /// What its scheduler is told.
     #[serde(default, skip_serializing_if = "Params::is_empty")]
     pub params: Params,
-    /// The scheduler used up its fuel and is no longer asked.
+    /// The version that the name means: the one in it, or the current one.
+    #[serde(default)]
+    pub meant: Option<u32>,
+    /// The version that chooses; nothing: the native fallback does.
+    #[serde(default)]
+    pub version: Option<u32>,
+    /// The scheduler, as it is meant, used up its fuel and is no longer asked.
     pub benched: bool,
     /// Removed: no new flows.
     pub removed: bool,
@@ -172,6 +179,10 @@ pub fn services(supervisor: &Supervisor) -> ServicesView {
                 service: ServiceName(entry.key),
                 scheduler: entry.scheduler.clone(),
                 params: entry.params.clone(),
+                meant: plugins::find(supervisor.plugins().names(), &entry.scheduler)
+                    .ok()
+                    .map(|version| version.number),
+                version: supervisor.schedulers().runs(index).map(|(version, _)| version.number),
                 benched: supervisor.schedulers().is_benched(index),
                 removed: entry.removed,
                 run_time: service_mark(&supervisor.config, entry),
