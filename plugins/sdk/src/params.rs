@@ -20,7 +20,12 @@ impl<'a> Params<'a> {
 
     /// All parameters.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.lines.split_terminator('\n').filter_map(|line| line.split_once('='))
+        let mut rest = self.lines;
+        core::iter::from_fn(move || {
+            let (line, after) = split(rest, b'\n')?;
+            rest = after;
+            split(line, b'=')
+        })
     }
 
     /// The value of this key, if it is given.
@@ -65,6 +70,13 @@ impl<'a> Params<'a> {
             Some((key, _)) => Err(ParamError::unknown(key, known)),
         }
     }
+}
+
+/// What is before the first such byte, an ASCII character, and what after. The search of the
+/// standard library is several kilobytes, which every plugin would hold.
+fn split(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|byte| byte == separator)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 fn number(text: &str) -> Option<u64> {
