@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Everything that compiles, maps memory or frees happens on the control thread; a worker only
-//! calls, through [`dataplane::Scheduler`]. A call that succeeds allocates nothing; one that traps
-//! allocates the engine's error, and frees it at once. The contract with the plugin is ABI
+//! calls, through [`dataplane::Scheduler`]. A call that returns allocates nothing. One that does
+//! not (a trap, or the end of its fuel) allocates the engine's error, 72 bytes in two pieces, and
+//! frees it at once: the engine has no other way to say so. It happens once in the life of an
+//! instance, which is not asked again. The contract with the plugin is ABI
 //! version 1, described in plugins/README.md.
 
 #![forbid(unsafe_code)]

@@ -38,6 +38,8 @@ impl Pages {
         if scheduler.servers_changed(&servers, 0).is_ok() {
             scheduler.load_changed(0, Load { active: 1, inactive: 1 });
             let _ = (0..4).try_for_each(|_| scheduler.choose(&flow, 0).map(drop));
+            let state = scheduler.save(0).map(<[u8]>::to_vec);
+            let _ = state.map(|state| scheduler.restore(&state, 0));
         }
         let after = scheduler.memory();
         let pages = before.chunks(PAGE).zip(after.chunks(PAGE)).enumerate();
@@ -46,8 +48,9 @@ impl Pages {
 
     /// Writes to each page what is there already.
     pub fn touch(&self, running: &mut Running) {
+        let state = running.layout.state().map_or(0..0, |room| room.first(room.capacity));
         let memory = running.memory.data_mut(&mut running.store);
-        for &place in &self.0 {
+        for &place in self.0.iter().chain(&Vec::from_iter(state.step_by(PAGE))) {
             if let Some(byte) = memory.get_mut(place) {
                 *byte = black_box(*byte);
             }

@@ -18,6 +18,8 @@ use xsk::MemoryPort;
 const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const VIP: [u8; 4] = [172, 17, 100, 100];
 const SERVICE: ServiceIndex = ServiceIndex(0);
+/// What the engine allocates for a trap, and frees at once.
+const TRAP_ALLOCATIONS: u64 = 2;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
@@ -216,6 +218,81 @@ fn other_failures_are_counted_flow_by_flow() {
             assert_eq!(counters.failures(counted), expected, "{body}: {}", counted.name());
         }
         assert_eq!(counters.calls(), 10);
+    }
+}
+
+/// A plugin that logs, draws, reads the time and counts its flows in what it hands over. From
+/// 100 flows on it chooses the second server.
+fn busy() -> Plugin {
+    let imports = r#"(import "shunt" "log" (func $log (param i32 i32)))
+        (import "shunt" "now_ms" (func $now (result i64)))
+        (import "shunt" "random" (func $random (result i64)))"#;
+    let table = words(64, &[1, 1, 1024, 4096, 40960, 128]);
+    let more = words(112, &[256, 8, 1024, 0]);
+    let functions = r#"
+        (func (export "shunt_schedule") (result i32)
+          (call $log (i32.const 64) (i32.const 3))
+          (i64.store (i32.const 16) (i64.add (call $now) (call $random)))
+          (i32.store (i32.const 260) (i32.add (i32.load (i32.const 260)) (i32.const 1)))
+          (i32.ge_u (i32.load (i32.const 260)) (i32.const 100)))
+        (func (export "shunt_save") (result i32)
+          (i32.store (i32.const 256) (i32.const 1)) (i32.const 8))
+        (func (export "shunt_restore") (param i32) (result i32) (i32.const 0))"#;
+    load(&module(&[imports, MEMORY, &table, &more, ABI_VERSION, INIT, functions]))
+}
+
+#[test]
+fn a_swap_with_state_log_and_random_numbers_allocates_nothing() {
+    let plugin = busy();
+    let mut director = Director::new(&plugin, &[1, 1]);
+    assert_eq!(director.syns(1..=99), [Some(0); 99]);
+    assert_eq!(director.syns(100..=102), [Some(1); 3]);
+    let mut log = None;
+    for round in 0..5 {
+        let placement = Placement { worker: 0, workers: 1, seed: round };
+        let mut prepared = plugin.instantiate(placement, &Params::new()).unwrap();
+        let table = service_table(&candidates(&[1, 1]), director.version);
+        prepared.instance.prime(table.service(SERVICE).unwrap()).unwrap();
+        prepared.instance.inherit();
+        let counters = prepared.instance.counters().clone();
+        let schedulers = vec![(SERVICE, Some(prepared.instance))];
+        let update = Box::new(Update { schedulers, ..Update::default() });
+        assert!(director.handle.mailbox.send(update).is_ok());
+        for flow in 0..32 {
+            let port = 1000 * (round as u16 + 1) + flow;
+            assert!(director.worker.port_mut().inject(&packet(port, SYN)));
+        }
+        let info = measure(|| {
+            assert_eq!(director.worker.turn(2000), 32);
+        });
+        assert_eq!((info.count_total, info.count_current), (0, 0), "round {round}");
+        let sent = director.worker.port_mut().sent();
+        assert!(sent.iter().all(|packet| packet[5] == 1), "it counts on from where they were");
+        assert!(counters.has_inherited());
+        let returned = director.handle.mailbox.reap().expect("adopted in one turn");
+        assert!(returned.schedulers[0].1.is_some());
+        log = Some(prepared.log);
+    }
+    let mut log = log.unwrap();
+    assert_eq!((log.read().len(), log.lost()), (10, 22));
+}
+
+/// The one thing that a worker ever allocates: the engine's error, for a call that does not return,
+/// once in an instance's life.
+#[test]
+fn only_a_call_that_does_not_return_allocates() {
+    let loops = "(loop (br 0)) (unreachable)";
+    for (body, allocates) in [("(unreachable)", true), (loops, true), ("(i32.const -1)", false)] {
+        let mut director = Director::new(&load(&schedule(body)), &[1, 1, 1]);
+        for (port, first) in [(1, true), (2, false), (3, false)] {
+            assert!(director.worker.port_mut().inject(&packet(port, SYN)));
+            let info = measure(|| {
+                assert_eq!(director.worker.turn(1000), 1);
+            });
+            assert_eq!(info.count_total != 0, allocates && first, "{body}, flow {port}");
+            assert!(info.count_total <= TRAP_ALLOCATIONS && info.count_current == 0, "{info:?}");
+            assert_eq!(director.worker.port_mut().sent().len(), 1);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 use allocation_counter::measure;
 use common::*;
 use dataplane::{Failure, Load, Scheduler};
+use nix::sys::resource::{UsageWho, getrusage};
 use plugin_host::{Dump, Params, Placement, Plugin};
 
 /// A plugin with 8 bytes of state at 256, of which the last four count its flows, and whose answer
@@ -49,6 +50,35 @@ fn state_goes_from_instance_to_instance() {
     assert_eq!((info.count_total, info.count_current), (0, 0), "a handover allocates nothing");
     assert_eq!(other.choose(&FLOW, 0), Ok(21));
     assert_eq!(one.choose(&FLOW, 0), Ok(21), "the former is as it was");
+}
+
+/// Also the memory that state is copied to, which no call of a plugin has written yet.
+#[test]
+fn a_handover_finds_its_memory_in_place() {
+    // 4096 bytes of state at 32768, all of which it reads.
+    let room = words(112, &[32_768, 4096]);
+    let functions = format!(
+        r#"{SCHEDULE}
+           (func (export "shunt_save") (result i32)
+             (memory.fill (i32.const 32768) (i32.const 1) (i32.const 4096)) (i32.const 4096))
+           (func (export "shunt_restore") (param i32) (result i32)
+             (memory.copy (i32.const 49152) (i32.const 32768) (local.get 0)) (i32.const 0))"#
+    );
+    let plugin = load(&module(&[MEMORY, TABLE, &room, ABI_VERSION, INIT, &functions]));
+    let faults = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().minor_page_faults();
+    plugin_host::prepare_worker_thread();
+    let mut state = vec![1; 4096];
+    let mut found: Vec<_> = (0..15)
+        .map(|_| {
+            let (mut one, mut other) = (instance(&plugin), instance(&plugin));
+            let before = faults();
+            state.copy_from_slice(one.save(0).unwrap());
+            assert_eq!(other.restore(&state, 0), Ok(true));
+            faults() - before
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found[7], 0, "{found:?}");
 }
 
 #[test]
