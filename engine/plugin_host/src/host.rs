@@ -4,6 +4,7 @@ use crate::compile::Compiler;
 use crate::room::room_for;
 use crate::{About, Error, Limits, Plugin};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use wasmtime::{Config, Engine, OptLevel};
 
 macro_rules! stock {
@@ -57,7 +58,8 @@ impl PluginHost {
         if let Some(plugin) = self.stock[index].get() {
             return Ok(plugin.clone());
         }
-        let plugin = self.load(name, STOCK_FILES[index])?;
+        let file = STOCK_FILES[index];
+        let plugin = Plugin::load(&self.engine, &self.compiler, self.stock_limits(), name, file)?;
         Ok(self.stock[index].get_or_init(|| plugin).clone())
     }
 
@@ -69,11 +71,13 @@ impl PluginHost {
 
     /// What is known of the stock plugin of this name without compiling it.
     pub fn about_stock(&self, name: &str) -> Result<About, Error> {
-        let file = STOCK_FILES[stock_index(name)?];
-        // The operator's limit is for uploads.
-        let limits = Limits { file_size: usize::MAX, ..self.limits };
-        About::of(file, &limits)
+        About::of(STOCK_FILES[stock_index(name)?], &self.stock_limits())
             .map_err(|refusal| Error::Refused { plugin: name.to_owned(), refusal })
+    }
+
+    /// An operator's limits on what is loaded are for files of others.
+    fn stock_limits(&self) -> Limits {
+        Limits { file_size: usize::MAX, compile_time: Duration::from_secs(60), ..self.limits }
     }
 }
 
