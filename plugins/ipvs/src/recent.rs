@@ -4,6 +4,8 @@
 //! the first flow after it was due, and one makes up for all that were missed.
 
 use crate::{fold, hash_32};
+use core::num::NonZeroU64;
+use shunt_sdk::{ParamError, Params};
 
 /// Rows of the hash table. The kernel has 1024 (`IP_VS_LBLC_TAB_SIZE`).
 pub const ROWS: usize = 1 << ROW_BITS;
@@ -15,22 +17,30 @@ pub const RECENT_MAX: usize = 16 * ROWS;
 /// those beyond are not remembered, as in the kernel when it has no memory.
 pub const RECENT_ROOM: usize = RECENT_MAX + RECENT_MAX / 2;
 /// From check to check, in milliseconds (`CHECK_EXPIRE_INTERVAL`).
-pub const CHECK_INTERVAL: i64 = 60_000;
+pub const CHECK_INTERVAL: u64 = 60_000;
 /// For so long, in milliseconds, a destination is kept though there are too many
 /// (`ENTRY_TIMEOUT`).
-pub const GRACE: i64 = 6 * 60_000;
+pub const GRACE: u64 = 6 * 60_000;
 /// For so long, in milliseconds, an unused destination is kept unless parameters say otherwise
 /// (`DEFAULT_EXPIRATION`, the sysctls net.ipv4.vs.lblc_expiration and lblcr_expiration).
-pub const EXPIRATION: i64 = 24 * 60 * 60_000;
+pub const EXPIRATION: u64 = 24 * 60 * 60_000;
 /// After so many checks that had nothing to do comes one of the whole table
 /// (`COUNT_FOR_FULL_EXPIRATION`).
 pub const FULL_CHECK_EVERY: u64 = 30;
 
 /// A table of destinations, each with a value, which takes no memory beyond its own.
+///
+/// A new one is all zeros if the default value is, so that the compiler makes it where it stays: on
+/// the way there it would overflow a plugin's stack. That is also why there is an array for each
+/// field of an entry: records have padding, which would be no zeros.
 pub struct Recent<V> {
     /// By row: its first entry, counted from 1; 0: none.
     rows: [u16; ROWS],
-    entries: [Entry<V>; RECENT_ROOM],
+    addresses: [[u8; 16]; RECENT_ROOM],
+    last_uses: [u64; RECENT_ROOM],
+    values: [V; RECENT_ROOM],
+    /// By entry: the next one of its row, or of those given back, counted from 1; 0: none.
+    nexts: [u16; RECENT_ROOM],
     /// The first entry that was given back, counted from 1; 0: none.
     given_back: u16,
     /// Entries that were ever used: those from here on are free, too.
@@ -38,35 +48,28 @@ pub struct Recent<V> {
     count: usize,
     /// The row that was checked last.
     rover: usize,
-    /// Checks since the last one of the whole table, and 1.
+    /// Checks since the last one of the whole table.
     checks: u64,
-    /// When the next check is due; `None` before the first flow.
-    due: Option<i64>,
-}
-
-#[derive(Clone, Copy)]
-struct Entry<V> {
-    address: [u8; 16],
-    last_use: i64,
-    value: V,
-    /// The next entry of the row, or of those given back, counted from 1; 0: none.
-    next: u16,
+    /// When the next check is due; 0 before the first flow.
+    due: u64,
 }
 
 impl<V: Copy + Default> Recent<V> {
     /// A table without destinations.
     #[inline]
     pub fn new() -> Recent<V> {
-        let entry = Entry { address: [0; 16], last_use: 0, value: V::default(), next: 0 };
         Recent {
             rows: [0; ROWS],
-            entries: [entry; RECENT_ROOM],
+            addresses: [[0; 16]; RECENT_ROOM],
+            last_uses: [0; RECENT_ROOM],
+            values: [V::default(); RECENT_ROOM],
+            nexts: [0; RECENT_ROOM],
             given_back: 0,
             used: 0,
             count: 0,
             rover: 0,
-            checks: 1,
-            due: None,
+            checks: 0,
+            due: 0,
         }
     }
 
@@ -82,25 +85,24 @@ impl<V: Copy + Default> Recent<V> {
 
     /// What is remembered of a destination, which is used now.
     #[inline]
-    pub fn find(&mut self, address: &[u8; 16], now: i64) -> Option<&mut V> {
+    pub fn find(&mut self, address: &[u8; 16], now: u64) -> Option<&mut V> {
         let mut next = self.rows[row(address)];
         while next != 0 {
             let at = usize::from(next - 1);
-            if self.entries[at].address == *address {
-                let entry = &mut self.entries[at];
-                entry.last_use = now;
-                return Some(&mut entry.value);
+            if self.addresses[at] == *address {
+                self.last_uses[at] = now;
+                return Some(&mut self.values[at]);
             }
-            next = self.entries[at].next;
+            next = self.nexts[at];
         }
         None
     }
 
     /// Remembers a destination that the table does not hold. `false`: there is no room.
-    pub fn insert(&mut self, address: &[u8; 16], value: V, now: i64) -> bool {
+    pub fn insert(&mut self, address: &[u8; 16], value: V, now: u64) -> bool {
         let place = if self.given_back != 0 {
             let place = self.given_back;
-            self.given_back = self.entries[usize::from(place - 1)].next;
+            self.given_back = self.nexts[usize::from(place - 1)];
             place
         } else if usize::from(self.used) < RECENT_ROOM {
             self.used += 1;
@@ -108,9 +110,12 @@ impl<V: Copy + Default> Recent<V> {
         } else {
             return false;
         };
+        let at = usize::from(place - 1);
         let first = &mut self.rows[row(address)];
-        self.entries[usize::from(place - 1)] =
-            Entry { address: *address, last_use: now, value, next: *first };
+        self.addresses[at] = *address;
+        self.last_uses[at] = now;
+        self.values[at] = value;
+        self.nexts[at] = *first;
         *first = place;
         self.count += 1;
         true
@@ -121,9 +126,9 @@ impl<V: Copy + Default> Recent<V> {
         for row in self.rows {
             let mut next = row;
             while next != 0 {
-                let entry = &mut self.entries[usize::from(next - 1)];
-                see(&mut entry.value);
-                next = entry.next;
+                let at = usize::from(next - 1);
+                see(&mut self.values[at]);
+                next = self.nexts[at];
             }
         }
     }
@@ -131,21 +136,21 @@ impl<V: Copy + Default> Recent<V> {
     /// Makes the check that is due, if one is: forgets what was not used for `expiration`
     /// milliseconds, and earlier what is too much. What is forgotten is shown to `forgotten`.
     #[inline]
-    pub fn check(&mut self, now: i64, expiration: i64, forgotten: impl FnMut(V)) {
-        match self.due {
-            None => self.due = Some(now.saturating_add(CHECK_INTERVAL)),
-            Some(due) if now >= due => self.check_now(now, due, expiration, forgotten),
-            Some(_) => {}
+    pub fn check(&mut self, now: u64, expiration: u64, forgotten: impl FnMut(V)) {
+        if self.due == 0 {
+            self.due = now.saturating_add(CHECK_INTERVAL);
+        } else if now >= self.due {
+            self.check_now(now, expiration, forgotten);
         }
     }
 
-    fn check_now(&mut self, now: i64, due: i64, expiration: i64, forgotten: impl FnMut(V)) {
-        let checks = now.saturating_sub(due) / CHECK_INTERVAL + 1;
-        self.due = Some(due.saturating_add(checks.saturating_mul(CHECK_INTERVAL)));
+    fn check_now(&mut self, now: u64, expiration: u64, forgotten: impl FnMut(V)) {
+        let checks = now.saturating_sub(self.due) / CHECK_INTERVAL + 1;
+        self.due = self.due.saturating_add(checks.saturating_mul(CHECK_INTERVAL));
         let too_many = self.count.saturating_sub(RECENT_MAX);
-        let counted = if too_many > 0 { 1 } else { checks as u64 };
-        if self.checks.saturating_add(counted) > FULL_CHECK_EVERY {
-            self.checks = 1;
+        let counted = if too_many > 0 { 1 } else { checks };
+        if self.checks.saturating_add(counted) >= FULL_CHECK_EVERY {
+            self.checks = 0;
             self.forget(now, expiration, usize::MAX, forgotten);
         } else if too_many > 0 {
             self.forget(now, GRACE, (too_many * 4 / 3).min(RECENT_MAX / 2), forgotten);
@@ -156,7 +161,7 @@ impl<V: Copy + Default> Recent<V> {
 
     /// Forgets what was not used for `age` milliseconds, row by row from the rover on, until
     /// `goal` are forgotten.
-    fn forget(&mut self, now: i64, age: i64, goal: usize, mut forgotten: impl FnMut(V)) {
+    fn forget(&mut self, now: u64, age: u64, goal: usize, mut forgotten: impl FnMut(V)) {
         let before = self.count;
         for _ in 0..ROWS {
             self.rover = (self.rover + 1) % ROWS;
@@ -164,18 +169,18 @@ impl<V: Copy + Default> Recent<V> {
             let mut next = self.rows[self.rover];
             while next != 0 {
                 let at = usize::from(next - 1);
-                let Entry { last_use, value, next: after, .. } = self.entries[at];
-                if now < last_use.saturating_add(age) {
+                let after = self.nexts[at];
+                if now < self.last_uses[at].saturating_add(age) {
                     kept = Some(at);
                 } else {
                     match kept {
                         None => self.rows[self.rover] = after,
-                        Some(kept) => self.entries[kept].next = after,
+                        Some(kept) => self.nexts[kept] = after,
                     }
-                    self.entries[at].next = self.given_back;
+                    self.nexts[at] = self.given_back;
                     self.given_back = next;
                     self.count -= 1;
-                    forgotten(value);
+                    forgotten(self.values[at]);
                 }
                 next = after;
             }
@@ -189,6 +194,25 @@ impl<V: Copy + Default> Recent<V> {
 impl<V: Copy + Default> Default for Recent<V> {
     fn default() -> Recent<V> {
         Recent::new()
+    }
+}
+
+/// The most that a parameter may say: a year, in seconds.
+const SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
+
+/// The expiration in milliseconds that a parameter says in seconds, if it is given.
+///
+/// # Errors
+/// When it is no number, 0 or more than a year.
+#[allow(clippy::result_large_err)] // a sentence without an allocator, as the SDK has it
+pub fn expiration(params: Params<'_>, key: &str) -> Result<Option<NonZeroU64>, ParamError> {
+    match params.number(key)? {
+        None => Ok(None),
+        Some(seconds @ 1..=SECONDS_MAX) => Ok(NonZeroU64::new(seconds * 1000)),
+        Some(_) => {
+            let given = params.get(key).unwrap_or_default();
+            Err(ParamError::value(key, "takes 1 to 31536000 seconds", given))
+        }
     }
 }
 
@@ -210,7 +234,7 @@ mod tests {
         let mut recent = Recent::new();
         recent.check(0, EXPIRATION, |_| ());
         for number in 0..RECENT_ROOM as u32 {
-            assert!(recent.insert(&destination(number), number, i64::from(number)));
+            assert!(recent.insert(&destination(number), number, u64::from(number)));
         }
         recent
     }
@@ -269,9 +293,9 @@ mod tests {
     #[test]
     fn clocks_that_jump_do_no_harm() {
         let mut recent = full();
-        recent.check(i64::MAX, EXPIRATION, |_| ());
+        recent.check(u64::MAX, EXPIRATION, |_| ());
         assert!(recent.len() <= RECENT_MAX);
-        recent.check(i64::MIN, EXPIRATION, |_| ());
-        recent.check(i64::MAX, i64::MAX, |_| ());
+        recent.check(0, EXPIRATION, |_| ());
+        recent.check(u64::MAX, u64::MAX, |_| ());
     }
 }
