@@ -5,9 +5,12 @@
 
 pub mod guest_site;
 pub mod in_process;
+pub mod kernel_counts;
 pub mod load;
 pub mod metrics;
+pub mod numbered;
 pub mod plugins;
+pub mod swaps;
 pub mod taken;
 
 use director::views::{ServerView, ServiceView, ServicesView};
