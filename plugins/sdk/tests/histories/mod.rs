@@ -16,7 +16,7 @@ const SLOTS: usize = 40;
 pub fn history() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         1 => prop::collection::vec(weight(), 0..SLOTS).prop_map(Event::Weights),
-        3 => load(),
+        3 => load(SLOTS, connections()),
         8 => Just(Event::Choose),
     ];
     prop::collection::vec(event, 0..200)
@@ -24,18 +24,29 @@ pub fn history() -> impl Strategy<Value = Vec<Event>> {
 
 /// As [`history`], with flows of several clients, servers that get other addresses, weights up to
 /// the greatest, instances that are replaced, and time that passes.
+///
+/// Half of the histories know small numbers only, so that ties and limits are met often.
 pub fn full_history() -> impl Strategy<Value = Vec<Event>> {
-    let server = (address(), full_weight());
+    let small = events(6, prop_oneof![1 => Just(0), 4 => 1..6u32].boxed(), (0..8u32).boxed());
+    prop_oneof![small, events(SLOTS, full_weight().boxed(), connections())]
+}
+
+fn events(
+    slots: usize,
+    weight: BoxedStrategy<u32>,
+    connections: BoxedStrategy<u32>,
+) -> BoxedStrategy<Vec<Event>> {
+    let server = (address(), weight.clone());
     let event = prop_oneof![
-        2 => prop::collection::vec(full_weight(), 0..SLOTS).prop_map(Event::Weights),
-        2 => prop::collection::vec(server, 0..SLOTS).prop_map(Event::Servers),
-        8 => load(),
+        2 => prop::collection::vec(weight, 0..slots).prop_map(Event::Weights),
+        2 => prop::collection::vec(server, 0..slots).prop_map(Event::Servers),
+        16 => load(slots, connections),
         16 => flow().prop_map(Event::Flow),
         4 => Just(Event::Choose),
         2 => Just(Event::Swap),
         1 => (0..5_000u64).prop_map(Event::Pass),
     ];
-    prop::collection::vec(event, 0..200)
+    prop::collection::vec(event, 0..200).boxed()
 }
 
 // Small weights and loads make ties, great ones reach the limits.
@@ -48,10 +59,13 @@ fn full_weight() -> impl Strategy<Value = u32> {
     prop_oneof![8 => weight(), 1 => 1..=65_535u32, 1 => Just(65_535)]
 }
 
-fn load() -> impl Strategy<Value = Event> {
-    // Below 2^28, from where on quotients of floats need not be in order.
-    let connections = prop_oneof![6 => 0..4u32, 2 => 0..700u32, 1 => 0..1u32 << 28];
-    (0..SLOTS, connections.clone(), connections).prop_map(|(slot, active, inactive)| Event::Load {
+/// Below 2^28, from where on quotients of floats need not be in order.
+fn connections() -> BoxedStrategy<u32> {
+    prop_oneof![6 => 0..4u32, 2 => 0..700u32, 1 => 0..1u32 << 28].boxed()
+}
+
+fn load(slots: usize, connections: BoxedStrategy<u32>) -> impl Strategy<Value = Event> {
+    (0..slots, connections.clone(), connections).prop_map(|(slot, active, inactive)| Event::Load {
         slot,
         active,
         inactive,
