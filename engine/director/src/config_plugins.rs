@@ -44,8 +44,8 @@ pub struct PluginsConfig {
     pub limits: Limits,
     /// Instances that all services on all workers may have together.
     pub instances: usize,
-    /// Failures within `window` that a plugin is forgiven at a service; at one more it is taken
-    /// back to its last version that worked.
+    /// Failures within `window` that a version is forgiven; at one more its name is taken back to
+    /// the last version that worked.
     pub failures: u32,
     /// How long failures are remembered.
     pub window: Duration,

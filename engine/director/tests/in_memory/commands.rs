@@ -19,12 +19,13 @@ fn stderr(output: &Output) -> String {
 }
 
 /// The command's output, which must succeed.
-fn done(output: &Output) -> String {
+pub fn done(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(output), stderr(output));
     stdout(output)
 }
 
-fn failed(output: &Output, expected: &str) {
+/// A command that must fail, with one line that says this.
+pub fn failed(output: &Output, expected: &str) {
     let message = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{}{message}", stdout(output));
     assert!(message.starts_with("shunt: ") && message.contains(expected), "{message}");

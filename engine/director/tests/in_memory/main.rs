@@ -6,6 +6,7 @@ mod api;
 mod changes;
 mod commands;
 mod metrics;
+mod plugin_commands;
 mod plugins;
 mod raised;
 mod worker_threads;
