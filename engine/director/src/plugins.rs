@@ -378,11 +378,12 @@ pub fn failed(names: &Names, version: &PluginVersion, reason: &str) -> Names {
     for stored in stored.versions.iter_mut().filter(|stored| stored.number == version.number) {
         stored.failed = Some(reason.to_owned());
     }
-    if stored.current == version.number {
-        if let Some(next) = choices(&names, &version.name.clone().into()).first() {
-            let number = next.number;
-            names.entry(version.name.clone()).or_default().current = number;
-        }
+    if stored.current != version.number {
+        return names;
+    }
+    let next = choices(&names, &version.name.clone().into()).first().map(|next| next.number);
+    if let (Some(stored), Some(next)) = (names.get_mut(&version.name), next) {
+        stored.current = next;
     }
     names
 }

@@ -294,7 +294,7 @@ impl Schedulers {
         let (runs, instances) = runs.unzip();
         let mut instances = instances.into_iter().flatten();
         for changes in &mut prepared.changes {
-            changes.push((*index, instances.next()));
+            changes.push(instances.next().unwrap_or((*index, None)));
         }
         let former = BTreeMap::new();
         let used = InUse { wanted: start.wanted, runs, skipped, former };
@@ -302,13 +302,13 @@ impl Schedulers {
         Ok(())
     }
 
-    /// An instance for each worker.
+    /// An instance for each worker, in their order.
     fn instances(
         &self,
         start: &Start<'_>,
         version: &PluginVersion,
         plugin: Plugin,
-    ) -> Result<(Runs, Vec<Box<Instance>>), PluginsError> {
+    ) -> Result<(Runs, Changes), PluginsError> {
         let slots = start.wanted.slots;
         if slots > plugin.capacity() {
             let (version, capacity) = (version.clone(), plugin.capacity());
@@ -318,14 +318,14 @@ impl Schedulers {
         let inherits = plugin.keeps_state()
             && former
                 .is_some_and(|runs| runs.version.name == version.name && runs.plugin.keeps_state());
-        let (mut watched, mut instances) = (Vec::new(), Vec::new());
+        let (mut watched, mut instances) = (Vec::new(), Changes::new());
         for worker in 0..start.tables.len() {
             let (mut instance, its) = self.instance(start, version, &plugin, worker)?;
             if inherits {
                 instance.inherit();
             }
             watched.push(its);
-            instances.push(instance);
+            instances.push((start.index, Some(instance)));
         }
         Ok((Runs { version: version.clone(), plugin, watched }, instances))
     }
