@@ -118,7 +118,8 @@ fn control_thread(host: &PluginHost) {
     }
 }
 
-/// What a worker pays for the first flow after a swap: the servers are told, and the first call.
+/// What an instance's first calls take: the control thread pays the update, when it primes the
+/// instance, and a worker the call.
 fn first_calls(host: &PluginHost) {
     for &name in STOCK {
         let plugin = host.stock(name).expect("a stock plugin");

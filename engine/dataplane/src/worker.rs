@@ -23,8 +23,9 @@ const PEERS_AHEAD: usize = 3;
 /// swap takes a fraction of a microsecond, most of it for memory that no cache has.
 const SWAPS_IN_TURN: usize = 16;
 
-/// What a swap costs in which state is handed over: two calls of a plugin, and a copy.
-const PRICE_OF_INHERITING: usize = 4;
+/// What a swap costs in which state is handed over: a copy, and two calls of plugins, one of them
+/// the first of an instance.
+const PRICE_OF_INHERITING: usize = 8;
 
 /// One turn after another, a worker takes the packets of its port to the real servers.
 // Aligned, and with a vector that ends behind what is ever written, so that no two workers write

@@ -121,7 +121,7 @@ fn a_swap_that_hands_state_over_counts_for_several() {
     assert_eq!(turns_until_back(&mut director), 3);
     let update = Update { schedulers: schedulers(40, 0, true), ..Update::default() };
     send(&mut director, update);
-    assert_eq!(turns_until_back(&mut director), 10);
+    assert_eq!(turns_until_back(&mut director), 20);
 }
 
 /// The table is not cut in pieces, and waits for no scheduler.
