@@ -20,7 +20,9 @@ macro_rules! stock {
 }
 
 // In the order of ipvsadm's manual page.
-stock!("rr" "wrr" "lc" "wlc" "dh" "sh" "sed" "nq" "fo" "ovf" "twos");
+stock!(
+    "rr" "wrr" "lc" "wlc" "lblc" "lblcr" "dh" "sh" "sed" "nq" "fo" "ovf" "mh" "twos"
+);
 
 /// Loads plugins. Cheap to clone; every clone shares one engine.
 #[derive(Clone)]

