@@ -146,9 +146,8 @@ fn check_header(wasm: &[u8]) -> Result<(), Refusal> {
 /// The module that the bytes of a file hold: WebAssembly text (.wat) is translated, anything else
 /// stays as it is, whatever it is.
 pub fn wasm_of(file: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
-    let text = std::str::from_utf8(file).unwrap_or_default();
-    let begins = text.trim_start_matches('\u{feff}').trim_start();
-    if !["(", ";;"].iter().any(|token| begins.starts_with(token)) {
+    let text = std::str::from_utf8(file).unwrap_or_default().trim_start_matches('\u{feff}');
+    if !["(", ";;"].iter().any(|token| text.trim_start().starts_with(token)) {
         return Ok(Cow::Borrowed(file));
     }
     wat::parse_str(text).map(Cow::Owned).map_err(|error| Refusal::Text { reason: summary(&error) })

@@ -339,3 +339,20 @@ fn a_module_that_takes_long_to_compile() {
         std::thread::yield_now();
     }
 }
+
+/// What is nested deeply takes no stack of the process: neither in text nor in the compiler.
+#[test]
+fn modules_that_are_nested_deeply() {
+    let parentheses = "(".repeat(500_000);
+    let expressions =
+        format!("(module (func (result i32) {}", "(i32.add (i32.const 1) ".repeat(40_000));
+    for text in [parentheses, expressions] {
+        let sentence = refusal(text.as_bytes());
+        assert!(
+            sentence.starts_with("the file is WebAssembly text with a mistake in"),
+            "{sentence}"
+        );
+    }
+    let blocks = format!("{} {} (i32.const 0)", "block ".repeat(1_000), "end ".repeat(1_000));
+    load(&schedule(&blocks));
+}

@@ -218,6 +218,7 @@ fn text_is_the_module_that_it_describes() {
     let text = format!("(module {MEMORY} {TABLE} {ABI_VERSION} {INIT} {SCHEDULE})");
     let wasm = wasm_of(text.as_bytes()).unwrap();
     assert_eq!(wasm, plugin(SCHEDULE));
+    assert_eq!(wasm, wasm_of(format!("\u{feff}\n;; a plugin\n{text}").as_bytes()).unwrap());
     assert!(matches!(wasm_of(&wasm), Ok(std::borrow::Cow::Borrowed(same)) if same == &*wasm));
     let (from_text, from_wasm) = (load(text.as_bytes()), load(&wasm));
     assert_eq!(from_text.digest(), from_wasm.digest());
