@@ -37,7 +37,7 @@ pub fn always(number: u8, label: &str) -> String {
 
 /// Writes a plugin's file, to be uploaded under the file's name.
 pub fn file(topology: &Topology, name: &str, text: &str) -> PathBuf {
-    topology.files.write(&format!("{name}.wat"), text.to_owned()).unwrap()
+    topology.files.write(&format!("{name}.wat"), text).unwrap()
 }
 
 /// Uploads a file and returns what `shunt` says.

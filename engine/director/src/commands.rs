@@ -4,7 +4,7 @@ use crate::cli::{ApiArgs, Cli, ListArgs, ServerArgs, ServerCommand};
 use crate::client::{Api, ClientError, ask, ask_lines, path_part};
 use crate::config::Config;
 use crate::listing;
-use crate::plugin_commands::UploadError;
+use crate::plugin_commands::{self, UploadError};
 use crate::plugins;
 use crate::views::FlowView;
 use clap::CommandFactory;
@@ -22,6 +22,9 @@ pub enum CommandError {
     /// The config is of no use.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// Schedulers that cannot do what the config asks of them, one a line.
+    #[error("{0}")]
+    Schedulers(String),
     /// The file cannot be uploaded.
     #[error(transparent)]
     Upload(#[from] UploadError),
@@ -34,9 +37,14 @@ pub enum CommandError {
 }
 
 /// `shunt check`.
-pub fn check(config: &Path) -> Result<(), CommandError> {
-    Config::read(config, &plugins::known)?;
-    print(&format!("{}: ok\n", config.display()))
+pub fn check(path: &Path) -> Result<(), CommandError> {
+    let config = Config::read(path, &plugins::known)?;
+    let problems = plugin_commands::scheduler_problems(&config);
+    if problems.is_empty() {
+        return print(&format!("{}: ok\n", path.display()));
+    }
+    let line = |problem: &String| format!("{}: {problem}", path.display());
+    Err(CommandError::Schedulers(problems.iter().map(line).collect::<Vec<_>>().join("\n")))
 }
 
 /// `shunt list`.

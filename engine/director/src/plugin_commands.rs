@@ -3,15 +3,20 @@
 use crate::cli::ServiceCommand;
 use crate::client::{Api, ClientError, ask, ask_with, path_part};
 use crate::commands::{CommandError, print};
+use crate::config::{Config, ServiceConfig};
 use crate::plugin_cli::{PluginCommand, UploadArgs};
 use crate::plugin_listing;
+use crate::plugin_store::PluginStore;
 use crate::plugin_views::UploadView;
+use crate::plugins::{self, Plugins, PluginsError};
 use crate::scheduler_name::{Params, PluginName};
+use crate::service_name::ServiceName;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use plugin_host::PluginHost;
 use serde_json::{Map, json};
 use std::fs::File;
 use std::io::{self, Read};
@@ -150,6 +155,33 @@ fn read(path: &Path, limit: u64, what: &'static str) -> Result<Vec<u8>, UploadEr
         Ok(bytes) if bytes as u64 > limit => Err(UploadError::TooLarge { path, what, limit }),
         Ok(_) => Ok(content),
     }
+}
+
+/// What the schedulers of a config would say at the start: whether each stored version is as it
+/// was uploaded, and whether it takes the parameters that it would get. A sentence for each
+/// service where not.
+pub fn scheduler_problems(config: &Config) -> Vec<String> {
+    let store = match PluginStore::read(&config.state_dir) {
+        Ok(store) => store,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut plugins = match PluginHost::new(config.plugins.limits) {
+        Ok(host) => Plugins::new(host, store),
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut judge = |service: &ServiceConfig| -> Result<(), PluginsError> {
+        let version = plugins::find(plugins.names(), &service.scheduler)?;
+        // A stock plugin that is told nothing needs no compiling to be judged.
+        if version.number > 0 || !service.params.is_empty() {
+            plugins.plugin(&version)?.check_params(&service.params)?;
+        }
+        Ok(())
+    };
+    let problem = |service: &ServiceConfig| {
+        let why = judge(service).err()?;
+        Some(format!("virtual service {}: {why}", ServiceName(service.key)))
+    };
+    config.services.iter().filter_map(problem).collect()
 }
 
 /// `shunt service`.

@@ -6,7 +6,7 @@ use director::scheduler_name::stock_only;
 use director::views::{FlowView, ServicesView};
 use std::process::{Command, Output};
 
-fn run(words: &[&str]) -> Output {
+pub fn run(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shunt")).args(words).output().unwrap()
 }
 

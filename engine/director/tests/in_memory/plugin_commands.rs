@@ -1,6 +1,6 @@
 //! `shunt plugin` and `shunt service set` against a director: what they print, what they refuse.
 
-use crate::commands::{done, failed};
+use crate::commands::{done, failed, run};
 use crate::world::{CONFIG, SERVICE, World};
 use director::plugin_views::{PluginShowView, PluginsView, VersionState};
 use frames::tcp_of;
@@ -113,6 +113,30 @@ fn a_scheduler_that_cannot_be_had_changes_nothing() {
     done(&set("--no-params"));
     done(&set("--scheduler my@1 --no-params"));
     assert_eq!(world.service().scheduler.to_string(), "my@1");
+}
+
+#[test]
+fn check_says_what_the_schedulers_would_say_at_the_start() {
+    let world = World::new();
+    upload(&world, "my.wat", PLUGIN);
+    let version = done(&world.shunt("plugin show my --json"));
+    let version: PluginShowView = serde_json::from_str(&version).unwrap();
+    let path = world.folder.join("director.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let check = |scheduler: &str| {
+        let path = file(&world, "other.toml", &config.replace("\"rr\"", scheduler));
+        run(&["check", "--config", path.to_str().unwrap()])
+    };
+    assert!(done(&check("\"my@1\"")).ends_with("other.toml: ok\n"));
+    failed(&check("\"my@2\""), "other.toml:9:13: there is no my@2; my has my@1");
+    let with_params = "\nscheduler_params = { server = 1 }";
+    for (scheduler, plugin) in [("\"my\"", "my"), ("\"lc\"", "lc")] {
+        let said = format!("other.toml: virtual service {SERVICE}: plugin {plugin}: it takes no");
+        failed(&check(&(scheduler.to_owned() + with_params)), &said);
+    }
+    let stored = format!("state/plugins/{}.wasm", version.plugin.digest);
+    std::fs::write(world.folder.join(stored), "").unwrap();
+    failed(&check("\"my\""), "is damaged");
 }
 
 #[test]
