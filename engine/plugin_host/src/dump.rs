@@ -35,11 +35,12 @@ pub struct Dump {
     pub placement: Placement,
     /// The call.
     pub call: DumpedCall,
-    /// By slot, the servers that the instance knew.
+    /// By slot, the servers that the instance knew when it came back.
     pub servers: Vec<DumpedServer>,
     /// How often it was told of servers.
     pub generation: u32,
-    /// What was in its memory after the call.
+    /// What was in its memory when it came back: after the call, and if that did not end its work
+    /// (an answer out of range), after those that followed.
     pub memory: DumpedMemory,
 }
 

@@ -39,6 +39,7 @@ proptest! {
         }
         let Ok(plugin) = impatient_host().load("damaged", &wasm) else { return Ok(()) };
         let Ok((mut scheduler, _)) = plugin.scheduler(ALONE, &Params::new()) else { return Ok(()) };
+        let _ = plugin.check_params(&Params::from([("mh-port".to_owned(), "true".to_owned())]));
         for servers in [5, 1024, 1] {
             let servers = candidates(&vec![2; servers.min(plugin.capacity())]);
             let _ = scheduler.servers_changed(&servers, 0);
@@ -48,6 +49,8 @@ proptest! {
                     prop_assert!(slot < servers.len());
                 }
             }
+            let state = scheduler.save(0).map(<[u8]>::to_vec).unwrap_or_default();
+            let _ = scheduler.restore(&state, 0);
         }
     }
 }

@@ -6,7 +6,9 @@ use allocation_counter::measure;
 use common::*;
 use dataplane::{Failure, Load, Scheduler};
 use nix::sys::resource::{UsageWho, getrusage};
-use plugin_host::{Dump, Params, Placement, Plugin};
+use plugin_host::{Dump, Params, Placement, Plugin, STOCK};
+use proptest::prelude::*;
+use std::sync::OnceLock;
 
 /// A plugin with 8 bytes of state at 256, of which the last four count its flows, and whose answer
 /// is how many flows there were. It takes over state of format 1 only.
@@ -236,4 +238,35 @@ fn only_real_changes_are_written() {
     assert_eq!(words(&*scheduler), (77, 77.0));
     scheduler.load_changed(0, Load { active: 5, inactive: 1 });
     assert_eq!(words(&*scheduler), (5, (5.0 * 256.0 + 1.0) * 1024.0));
+}
+
+/// State may come from another version of a plugin, or from another plugin of the same name.
+fn any_state() -> impl Strategy<Value = Vec<u8>> {
+    let words = prop::collection::vec(prop_oneof![0u32..4, any::<u32>()], 0..64);
+    words.prop_map(|words| words.into_iter().flat_map(u32::to_le_bytes).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_state_ends_a_stock_plugin(states in prop::collection::vec(any_state(), 1..8)) {
+        static STOCK_PLUGINS: OnceLock<Vec<Plugin>> = OnceLock::new();
+        let plugins = STOCK_PLUGINS.get_or_init(|| {
+            let plugins = STOCK.iter().map(|name| host().stock(name).unwrap());
+            plugins.filter(Plugin::keeps_state).collect()
+        });
+        prop_assert!(!plugins.is_empty(), "none hands state over");
+        for plugin in plugins {
+            let mut scheduler = instance(plugin);
+            for state in &states {
+                let taken = scheduler.restore(state, 0);
+                prop_assert!(taken.is_ok(), "{}: {taken:?}", plugin.name());
+                for _ in 0..3 {
+                    let choice = scheduler.choose(&FLOW, 0);
+                    prop_assert!(choice.is_ok(), "{}: {choice:?}", plugin.name());
+                }
+            }
+        }
+    }
 }
