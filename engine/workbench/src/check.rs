@@ -24,7 +24,7 @@ const FLOWS: usize = 100_000;
 const LATER: Millis = 987_654_321;
 /// Servers over which the cost is taken, and rounds of it.
 const COST_SERVERS: usize = 64;
-const COST_ROUNDS: usize = 101;
+const COST_ROUNDS: usize = 51;
 
 /// What to check, and how.
 #[derive(Debug, Clone, Args)]

@@ -37,6 +37,8 @@ pub struct Disruption {
     /// Whether the choice depends on the flow and the servers alone, so that it is the same on
     /// every worker and director, whatever came before. The rest says something only then.
     pub by_flow_only: bool,
+    /// Whether one server gets every flow, so that nothing could tell what the choice depends on.
+    pub one_for_all: bool,
     /// Of the flows whose server stays, the fraction that gets another one: mean over the removal
     /// of each server.
     pub mean: f64,
@@ -139,7 +141,8 @@ pub(crate) fn disruption(subject: &dyn Subject, seed: u64) -> Result<Disruption,
     answers(&mut other, 1, self::flows(100, &mut Numbers::new(!seed)).iter())?;
     let mut again = answers(&mut other, 1, flows.iter().rev())?;
     again.reverse();
-    let by_flow_only = before == again && before.iter().any(|&slot| slot != before[0]);
+    let one_for_all = before.iter().chain(&again).all(|&slot| slot == before[0]);
+    let by_flow_only = before == again && !one_for_all;
     let mut moved = Vec::new();
     for removed in 0..SERVERS {
         let mut left = ServerSet::of(&[1; SERVERS]);
@@ -157,6 +160,7 @@ pub(crate) fn disruption(subject: &dyn Subject, seed: u64) -> Result<Disruption,
     }
     Ok(Disruption {
         by_flow_only,
+        one_for_all,
         mean: moved.iter().sum::<f64>() / moved.len() as f64,
         max: moved.iter().copied().fold(0.0, f64::max),
     })

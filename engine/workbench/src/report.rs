@@ -144,19 +144,23 @@ impl Display for Figures {
             )?;
         }
         write!(f, "disruption    ")?;
-        match &self.disruption {
-            Disruption { by_flow_only: true, mean, max } => writeln!(
+        let Disruption { by_flow_only, one_for_all, mean, max } = self.disruption;
+        if by_flow_only {
+            writeln!(
                 f,
                 "by the flow alone: when one of 16 servers leaves, {:.1}% of the others' flows \
                  (at most {:.1}%) would get another server",
                 mean * 100.0,
                 max * 100.0
-            )?,
-            Disruption { by_flow_only: false, .. } => writeln!(
+            )?;
+        } else if one_for_all {
+            writeln!(f, "does not apply: one server gets every flow")?;
+        } else {
+            writeln!(
                 f,
                 "does not apply: the choice follows what came before, so no flow has a server of \
                  its own"
-            )?,
+            )?;
         }
         let Figures { declined, flows, .. } = self;
         writeln!(f, "declined      {declined} of {flows} flows, though there was a server")?;
