@@ -86,7 +86,10 @@ pub enum NewError {
 pub fn new_crate(arguments: &NewArgs, out: &mut impl Write) -> Result<(), NewError> {
     let name = arguments.name.as_str();
     check_name(name)?;
-    let folder = arguments.dir.join(name);
+    let folder = match arguments.dir == Path::new(".") {
+        true => PathBuf::from(name),
+        false => arguments.dir.join(name),
+    };
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| NewError::Write { path, error }
