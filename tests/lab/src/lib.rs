@@ -16,6 +16,7 @@ mod lock;
 mod netns;
 mod offload;
 mod process;
+mod symlink;
 mod temp_dir;
 mod topology;
 mod udp_echo;
@@ -33,6 +34,7 @@ pub use huge_pages::HugePages;
 pub use lock::{LOCK_FILE, MachineLock};
 pub use netns::{Netns, require_root, sweep_leftovers};
 pub use process::Process;
+pub use symlink::Symlink;
 pub use temp_dir::TempDir;
 pub use topology::{
     Family, NIC, Plan, ROUTER_INSIDE, ROUTER_OUTSIDE, Topology, client_address, director_address,

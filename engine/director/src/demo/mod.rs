@@ -10,7 +10,7 @@ mod scenes;
 mod traffic;
 
 use clap::Args;
-use lab::{Config, Director, Family, HttpServer, Plan, Topology, VirtualService};
+use lab::{Config, Director, Family, HttpServer, Plan, Symlink, Topology, VirtualService};
 use narrator::Narrator;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +22,18 @@ use traffic::Traffic;
 const PORT: u16 = 80;
 /// Real servers.
 const REAL_SERVERS: u8 = 2;
+
+/// Where the API of a held demo is found, besides its own socket.
+pub const HELD_API: &str = "/run/shunt-demo.sock";
+
+/// From nothing to a scheduler of one's own that serves a held demo.
+pub const OWN_SCHEDULER: [&str; 5] = [
+    "shunt plugin new mine",
+    "cargo build --release --target wasm32-unknown-unknown --manifest-path mine/Cargo.toml",
+    "shunt plugin check mine/target/wasm32-unknown-unknown/release/mine.wasm",
+    "shunt plugin upload mine/target/wasm32-unknown-unknown/release/mine.wasm --api /run/shunt-demo.sock",
+    "shunt service set tcp:172.17.100.100:80 --scheduler mine --api /run/shunt-demo.sock",
+];
 
 /// Options of `shunt demo`.
 #[derive(Debug, Clone, Args)]
@@ -88,6 +100,9 @@ fn perform(args: &DemoArgs, say: &Narrator) -> Result<(), DemoError> {
     say.title(&format!("Everything held, in {seconds:.1} s."));
     scenes::next(&stage, args.hold, say);
     if args.hold {
+        // Another demo that is held has the name already: both can be reached by their sockets.
+        let link = Symlink::create(HELD_API.as_ref(), stage.director.socket());
+        scenes::own_scheduler(link.is_ok(), say);
         say.line("Up until Ctrl-C, which removes everything.");
         // The thread that catches the signal ends the process.
         loop {

@@ -2,7 +2,7 @@
 
 use super::narrator::Narrator;
 use super::traffic::Traffic;
-use super::{DemoError, PORT, REAL_SERVERS, Stage, checks, name};
+use super::{DemoError, HELD_API, OWN_SCHEDULER, PORT, REAL_SERVERS, Stage, checks, name};
 use crate::views::ServicesView;
 use lab::{Family, METRICS, get_once};
 use std::time::{Duration, Instant};
@@ -196,6 +196,16 @@ pub(super) fn next(stage: &Stage, hold: bool, say: &Narrator) {
     say.command(&format!("ip netns exec {director} curl -s http://{METRICS}/metrics"));
     let first = topology.real_server(1).name();
     say.command(&format!("ip netns exec {first} tcpdump -eni {} tcp port {PORT}", lab::NIC));
+}
+
+/// How to have one's own scheduler serve here.
+pub(super) fn own_scheduler(reachable: bool, say: &Narrator) {
+    if reachable {
+        say.title("A scheduler of your own, in another terminal:");
+        OWN_SCHEDULER.iter().for_each(|command| say.command(command));
+    } else {
+        say.line(&format!("{HELD_API} leads to another demo: name this one's socket, as above."));
+    }
 }
 
 fn names() -> impl Iterator<Item = String> {
