@@ -310,6 +310,42 @@ fn the_fullest_tables_take_little_fuel() {
     }
 }
 
+/// Sets as large as they get, whose destinations are forgotten all at once, while the connections
+/// of all servers change.
+#[test]
+fn the_fullest_sets_are_within_the_fuel() {
+    let host = PluginHost::new(Limits::default()).unwrap();
+    for name in ["lblc", "lblcr"] {
+        let mut scheduler = host.stock(name).unwrap().scheduler(ALONE, &Params::new()).unwrap().0;
+        scheduler.servers_changed(&candidates(&[1; 1024]), 0).unwrap();
+        // All servers but one are overloaded, and all have other connections than before.
+        let load = |scheduler: &mut dyn Scheduler, idle: usize, round: u32| {
+            for slot in 0..1024 {
+                let active = if slot == idle { 0 } else { 2 + (round + slot as u32) % 7 };
+                scheduler.load_changed(slot, Load { active, inactive: round });
+            }
+        };
+        let to = |destination: u32| {
+            let destination = std::net::Ipv4Addr::from(destination).to_ipv6_mapped().octets();
+            NewFlow { destination, ..FLOW }
+        };
+        for destination in 8..60 {
+            scheduler.choose(&to(destination), 0).unwrap();
+        }
+        for idle in 0..70 {
+            load(&mut *scheduler, idle, idle as u32);
+            for destination in 0..8 {
+                assert_eq!(scheduler.choose(&to(destination), 0), Ok(idle), "{name}");
+            }
+        }
+        const HOUR: u64 = 60 * 60_000;
+        for (round, now) in (200..).zip([HOUR / 2, HOUR, 23 * HOUR, 25 * HOUR, 25 * HOUR + 1]) {
+            load(&mut *scheduler, 2000, round); // nobody is idle
+            scheduler.choose(&to(0), now).unwrap();
+        }
+    }
+}
+
 #[test]
 fn what_is_known_without_compiling_is_what_is_known_afterwards() {
     let host = PluginHost::new(Limits::default()).unwrap();

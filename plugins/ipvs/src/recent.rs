@@ -7,9 +7,10 @@ use crate::{fold, hash_32};
 use core::num::NonZeroU64;
 use shunt_sdk::{ParamError, Params};
 
-/// Rows of the hash table. The kernel has 1024 (`IP_VS_LBLC_TAB_SIZE`).
+/// Rows of the hash table. The kernel has 1024 (`IP_VS_LBLC_TAB_SIZE`); behind one VIP there is one
+/// destination, and a check must fit into the fuel of a call beside what 1024 servers take.
 pub const ROWS: usize = 1 << ROW_BITS;
-const ROW_BITS: u32 = 5;
+const ROW_BITS: u32 = 1;
 /// With more destinations than this, those unused for [`GRACE`] are forgotten: 16 a row, as in the
 /// kernel (`max_size`).
 pub const RECENT_MAX: usize = 16 * ROWS;

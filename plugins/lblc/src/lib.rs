@@ -10,8 +10,8 @@
 //! Parameter: `lblc-expiration`, after how many seconds a destination that nobody asks for is
 //! forgotten; 86400 by default, as the kernel's sysctl net.ipv4.vs.lblc_expiration.
 //!
-//! What differs: the table has 32 rows, not 1024, so that destinations are forgotten early when
-//! they are more than 512 (the kernel: 16,384). It never grows: with 768, further ones are not
+//! What differs: the table has 2 rows, not 1024, so that destinations are forgotten early when
+//! they are more than 32 (the kernel: 16,384). It never grows: with 48, further ones are not
 //! remembered, as in the kernel when it has no memory. The check once a minute is made with the
 //! first flow after it is due. Where the kernel refuses a flow because no server takes one, the
 //! plugin declines, which gets it the native fallback.

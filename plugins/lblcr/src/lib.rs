@@ -12,13 +12,13 @@
 //! forgotten, and a set that was not changed loses a server; 86400 by default, as the kernel's
 //! sysctl net.ipv4.vs.lblcr_expiration.
 //!
-//! What differs: the table has 32 rows, not 1024, so that destinations are forgotten early when
-//! they are more than 512 (the kernel: 16,384). It never grows: with 768, further ones are not
-//! remembered, and with 4096 members in all sets nobody joins, as in the kernel when it has no
-//! memory. The check once a minute is made with the first flow after it is due. A server whose slot
-//! is given up leaves all sets at once; in the kernel it stays a member that gets no flows. Where
-//! the kernel refuses a flow because no server takes one, the plugin declines, which gets it the
-//! native fallback.
+//! What differs: the table has 2 rows, not 1024, so that destinations are forgotten early when
+//! they are more than 32 (the kernel: 16,384). It never grows: with 48, further ones are not
+//! remembered, and nobody joins a set of 64 or, with 256 members in all sets, any, as in the kernel
+//! when it has no memory: a flow then goes to the least loaded server all the same. The check once
+//! a minute is made with the first flow after it is due. A server whose slot is given up leaves all
+//! sets at once; in the kernel it stays a member that gets no flows. Where the kernel refuses a flow
+//! because no server takes one, the plugin declines, which gets it the native fallback.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 

@@ -4,7 +4,9 @@ use ipvs::load;
 use shunt_sdk::Server;
 
 /// Members there is room for, in all sets.
-pub const MEMBERS_MAX: usize = 4096;
+pub const MEMBERS_MAX: usize = 256;
+/// Members of one set: what can be looked at within the fuel of a call.
+pub const SET_MAX: u32 = 64;
 
 /// A set of slots; the newest comes first. Without padding, as `ipvs::Recent` wants its values.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,9 +48,21 @@ impl Sets {
         Sets { slots: [0; MEMBERS_MAX], nexts: [0; MEMBERS_MAX], given_back: 0, used: 0 }
     }
 
+    /// Members of all sets.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        let mut free = 0;
+        let mut next = self.given_back;
+        while next != 0 {
+            free += 1;
+            next = self.nexts[usize::from(next - 1)];
+        }
+        usize::from(self.used) - free
+    }
+
     /// Has a server join a set, unless it is a member, or there is no room.
     pub fn insert(&mut self, set: &mut Set, slot: usize, now: u64) {
-        if self.members(set).any(|member| member == slot) {
+        if set.len == SET_MAX || self.members(set).any(|member| member == slot) {
             return;
         }
         let place = if self.given_back != 0 {

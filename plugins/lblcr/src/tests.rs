@@ -1,5 +1,5 @@
 use super::ReplicatedLeastConnection;
-use crate::sets::MEMBERS_MAX;
+use crate::sets::{MEMBERS_MAX, SET_MAX};
 use ipvs::RECENT_ROOM;
 use proptest::prelude::*;
 use remembered::{Remembered, Somebody, crowded_history, to};
@@ -73,23 +73,31 @@ fn nobody_is_chosen_when_nobody_takes_new_flows() {
     assert_eq!(host.choose(&to(1)), None);
 }
 
-/// Seven destinations whose sets would have all 1024 servers.
+/// Ten destinations whose sets would have all 1024 servers.
 #[test]
 fn without_room_for_members_it_goes_on_serving() {
     let mut host = host(&[1; 1024]);
     for slot in 0..1024 {
-        for destination in 0..7 {
+        for destination in 0..10 {
             assert_eq!(host.choose(&to(destination)), Some(slot));
         }
         host.set_load(slot, 2, 0);
     }
-    for _ in 0..MEMBERS_MAX {
-        assert!(host.choose(&to(3)).is_some());
-    }
+    assert_eq!(host.scheduler().sets.len(), MEMBERS_MAX);
     for destination in 0..2000 {
         assert!(host.choose(&to(destination)).is_some());
     }
     assert_eq!(host.scheduler().recent.len(), RECENT_ROOM);
+}
+
+#[test]
+fn a_set_has_so_many_members_and_no_more() {
+    let mut host = host(&[1; 1024]);
+    for slot in 0..200 {
+        assert_eq!(host.choose(&to(1)), Some(slot));
+        host.set_load(slot, 2, 0);
+    }
+    assert_eq!(host.scheduler().sets.len(), SET_MAX as usize);
 }
 
 #[test]
@@ -119,7 +127,8 @@ impl Model {
     fn join(&self, set: &mut Set, slot: usize, now: u64) {
         let others: usize = self.0.known.values().map(|(set, _)| set.members.len()).sum();
         let is_member = set.members.iter().any(|member| member.0 == slot);
-        if !is_member && others + set.members.len() < MEMBERS_MAX {
+        let len = set.members.len();
+        if !is_member && len < SET_MAX as usize && others + len < MEMBERS_MAX {
             set.members.insert(0, self.0.somebody(slot));
             set.modified = now;
         }
