@@ -5,6 +5,8 @@
 //!          └──── run ─┬─ api ◀── api_access ───┘
 //!                     ├─ supervisor ─┬─ services, reload, config     what should be done
 //!                     │              ├─ neighbors ◀─ netlink, links  where it is on the wire
+//!                     │              ├─ plugins, plugin_store        what can schedule
+//!                     │              ├─ plugin_acts, plugin_watch    uploads, rollbacks, failures
 //!                     │              ├─ tables ─────────────────────▶ the workers
 //!                     │              └─ schedulers ─────────────────▶ the workers
 //!                     ├─ worker_thread, cores                        the workers
