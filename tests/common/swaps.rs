@@ -29,7 +29,7 @@ const THREADS: usize = 2;
 const NAME: &str = "swapped";
 /// What is uploaded in turn, below `plugins/`.
 const FILES: [&str; 5] =
-    ["rr/rr.wasm", "wrr/wrr.wasm", "lc/lc.wasm", "sh/sh.wasm", "examples/c/affinity.wasm"];
+    ["rr/rr.wasm", "wrr/wrr.wasm", "lc/lc.wasm", "mh/mh.wasm", "examples/c/affinity.wasm"];
 /// Waits for a call of a new version. At the lowest rate a new flow comes every millisecond.
 const CALLED: Duration = Duration::from_secs(10);
 /// More than any of this takes, so that the numbers do not run out.
@@ -82,14 +82,11 @@ pub fn swap_under_load(scale: Scale) {
     let mut times = Vec::new();
     let mut memory = None;
     for number in 1..=scale.swaps {
-        let called = show_plugin(&api, NAME).plugin.calls;
         let begun = Instant::now();
         let uploaded = upload(&api, number);
         times.push(begun.elapsed());
         assert!(!uploaded.unchanged && uploaded.services == 2, "{uploaded:?}");
-        // All workers have adopted it before the answer came: who is called from now on is new.
-        let called = called.max(show_plugin(&api, NAME).plugin.calls);
-        let is_called = || show_plugin(&api, NAME).plugin.calls > called;
+        let is_called = || calls(&api, uploaded.version) > 0.0;
         lab::wait_until(CALLED, "the new version is called", is_called).unwrap();
         if number == scale.swaps / 5 {
             memory = Some(resident(&director));
@@ -202,6 +199,16 @@ fn upload(api: &Api, number: usize) -> UploadView {
     let file = std::fs::read(plugins.join(FILES[number % FILES.len()])).unwrap();
     let answer = block_on(ask(api, Method::PUT, &format!("/v1/plugins/{NAME}"), file));
     serde_json::from_slice(&answer.unwrap()).unwrap()
+}
+
+/// Flows that this version was asked for.
+fn calls(api: &Api, version: u32) -> f64 {
+    let answer = block_on(ask(api, Method::GET, "/metrics", "")).unwrap();
+    let all = String::from_utf8(answer.to_vec()).unwrap();
+    let of_plugins = all.lines().filter(|line| line.starts_with("shunt_plugin_calls_total{"));
+    let metrics = Metrics::parse(of_plugins.map(|line| format!("{line}\n")).collect());
+    let version = version.to_string();
+    metrics.sum("shunt_plugin_calls_total", &[("plugin", NAME), ("version", &version)])
 }
 
 /// What the director shows of a plugin.
