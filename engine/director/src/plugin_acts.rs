@@ -219,7 +219,8 @@ impl Supervisor {
             self.tell_benched(*service, version, dump);
         }
         for (service, version) in &look.torn {
-            let gone = failed.iter().any(|(failed, _)| failed == version);
+            // It has failed too often, or on the very servers, which is told as such.
+            let gone = self.schedulers.runs(*service).is_none_or(|(runs, _)| runs != version);
             if !gone && self.watch.is_news(version, now) {
                 let dump = dumps.remove(version);
                 self.tell_restored(*service, version, dump);

@@ -152,6 +152,23 @@ pub struct PreparedSchedulers {
     ended: Vec<ServiceIndex>,
 }
 
+impl PreparedSchedulers {
+    fn replace(&mut self, replacements: Vec<Replacement>) {
+        for Replacement { index, worker, instance, its } in replacements {
+            self.changes[worker].push((index, Some(instance)));
+            self.replaced.push((index, worker, its));
+        }
+    }
+}
+
+/// A fresh instance in place of one that trapped.
+struct Replacement {
+    index: ServiceIndex,
+    worker: usize,
+    instance: Box<Instance>,
+    its: Watched,
+}
+
 /// What happens when the version that a service means cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Otherwise {
@@ -210,8 +227,19 @@ impl Schedulers {
             let wanted = wanted(names, service);
             match self.in_use.get(&index) {
                 Some(used) if !self.must_change(index, used, &wanted) => {
-                    self.replace_torn(index, used, tables, &mut prepared)?;
-                    prepared.kept.push((index, wanted));
+                    match self.replace_torn(index, used, tables) {
+                        Ok(replaced) => {
+                            prepared.replace(replaced);
+                            prepared.kept.push((index, wanted));
+                        }
+                        // A fresh instance fails on the servers, too. That is no reason to refuse
+                        // what was asked for, which may be about another service.
+                        Err(_) => {
+                            let otherwise = Otherwise::NextBest;
+                            let start = Start { index, wanted, tables, otherwise };
+                            self.start(plugins, start, &mut prepared)?;
+                        }
+                    }
                 }
                 _ => {
                     let start = Start { index, wanted, tables, otherwise };
@@ -354,24 +382,22 @@ impl Schedulers {
         Ok((instance, Watched { counters, latency, log, lost: 0, seen: 0 }))
     }
 
-    /// Has fresh instances take the place of those that trapped.
+    /// Fresh instances in place of those that trapped.
     fn replace_torn(
         &self,
         index: ServiceIndex,
         used: &InUse,
         tables: &[Arc<ServiceTable>],
-        prepared: &mut PreparedSchedulers,
-    ) -> Result<(), PluginsError> {
-        let Some(runs) = &used.runs else { return Ok(()) };
+    ) -> Result<Vec<Replacement>, PluginsError> {
+        let Some(runs) = &used.runs else { return Ok(Vec::new()) };
         let torn = runs.watched.iter().enumerate().filter(|(_, its)| its.counters.is_torn());
-        for (worker, _) in torn {
+        torn.map(|(worker, _)| {
             let (wanted, otherwise) = (used.wanted.clone(), Otherwise::NextBest);
             let start = Start { index, wanted, tables, otherwise };
             let (instance, its) = self.instance(&start, &runs.version, &runs.plugin, worker)?;
-            prepared.changes[worker].push((index, Some(instance)));
-            prepared.replaced.push((index, worker, its));
-        }
-        Ok(())
+            Ok(Replacement { index, worker, instance, its })
+        })
+        .collect()
     }
 
     /// The workers have adopted what was prepared: what was replaced counts no further. Returns
