@@ -56,7 +56,9 @@ pub fn status(error: &PluginsError) -> StatusCode {
         | Capacity { .. }
         | Update { .. }
         | TooManyInstances { .. } => StatusCode::CONFLICT,
-        Host(plugin_host::Error::Refused { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
+        Host(plugin_host::Error::Refused { .. } | plugin_host::Error::Params { .. }) => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         Host(plugin_host::Error::UnknownStock { .. }) => StatusCode::NOT_FOUND,
         Host(_) => StatusCode::SERVICE_UNAVAILABLE,
         Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
