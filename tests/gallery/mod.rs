@@ -140,12 +140,11 @@ fn generated() -> BTreeMap<String, Vec<u8>> {
         (filler >> (7 * septet)) as u8 & 0x7f | more
     }));
     of_50_mb.resize(50 << 20, 0);
-    let files: [(&str, Vec<u8>); 6] = [
+    let files: [(&str, Vec<u8>); 5] = [
         ("component_binary", b"\0asm\x0d\0\x01\0".to_vec()),
         ("truncated", rr[..rr.len() - 1].to_vec()),
         ("of_50_mb", of_50_mb),
         ("text", b"The quick brown fox jumps over the lazy dog.\n".to_vec()),
-        ("empty", vec![]),
         ("program", b"\x7fELF\x02\x01\x01\0".to_vec()),
     ];
     files.into_iter().map(|(name, file)| (name.to_owned(), file)).collect()

@@ -34,8 +34,8 @@ fn behaviour(plugin: &Plugin) -> Answer {
         return Answer::RefusesParameters(reason.into());
     }
     let mut scheduler = fresh();
-    for _ in 0..2 {
-        if let Err(reason) = scheduler.servers_changed(&servers, 0)
+    for first_weight in [1, 7, 1] {
+        if let Err(reason) = scheduler.servers_changed(&candidates(&[first_weight, 0, 1]), 0)
             && reason != Failure::OutOfRange
         {
             return fails(reason, Call::Update);
