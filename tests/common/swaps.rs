@@ -112,8 +112,8 @@ pub fn swap_under_load(scale: Scale) {
         let place = SocketAddr::new(real_server_address(real_server, Family::V4), NUMBERED);
         assert_eq!(flows.get(&source), Some(&place), "{source} by what has arrived");
     }
-    check_tally(scale, &tally, &lost_by_kernel);
     check_director(&site, &show_plugin(&api, NAME));
+    check_tally(scale, &tally, &lost_by_kernel);
     assert!(memory_after < memory + GROWTH_MAX, "{memory} KiB, then {memory_after} KiB");
 }
 

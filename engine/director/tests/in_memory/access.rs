@@ -177,6 +177,9 @@ fn commands_work_over_all_three_ways() {
     let flows: Vec<serde_json::Value> =
         serde_json::from_str(&done(&over_tls("list --flows --json"))).unwrap();
     assert_eq!(flows.len(), 2_000);
+    let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/wrr/wrr.wasm");
+    done(&over_tls(&format!("plugin upload {plugin} --name mine")));
+    assert!(done(&over_tls("plugin list")).contains("mine"));
     let saved = done(&over_tls("save"));
     assert!(saved.contains("scheduler = \"wrr\"") && saved.contains("weight = 7"), "{saved}");
     failed(&over_tls(&format!("server set {SERVICE} 172.17.100.9 --weight 1")), "172.17.100.9");
