@@ -10,7 +10,7 @@
 //! not (a trap, or the end of its fuel) allocates the engine's error, 72 bytes in two pieces, and
 //! frees it at once: the engine has no other way to say so. It happens once in the life of an
 //! instance, which is not asked again. The contract with the plugin is ABI
-//! version 1, described in plugins/README.md.
+//! version 1, described in plugins/ABI.md.
 
 #![forbid(unsafe_code)]
 

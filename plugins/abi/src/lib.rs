@@ -2,7 +2,7 @@
 //!
 //! ABI version 1. A plugin is a core module that imports nothing but what [`import`] names. It lays
 //! a [`Table`] and what the table points at out in its own linear memory; the host keeps the
-//! contents current and calls the plugin's exports. plugins/README.md describes the whole
+//! contents current and calls the plugin's exports. plugins/ABI.md describes the whole
 //! contract; the assertions below keep it true. All numbers are little-endian, as WebAssembly's
 //! are.
 
