@@ -8,7 +8,7 @@ use crate::scheduler_name::PluginName;
 use plugin_host::digest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -36,6 +36,12 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         cause: String,
+    },
+    /// Another director has the store.
+    #[error("{} belongs to another director that runs: give each its own state_dir in the config", path.display())]
+    Taken {
+        /// The store.
+        path: PathBuf,
     },
     /// A module is not what was written.
     #[error("{} is damaged: its content has another SHA-256 than its name; upload the plugin again", path.display())]
@@ -94,6 +100,8 @@ struct Index {
 pub struct PluginStore {
     folder: PathBuf,
     names: Names,
+    /// Held as long as nobody else may write.
+    lock: Option<File>,
 }
 
 impl PluginStore {
@@ -106,7 +114,17 @@ impl PluginStore {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Names::new(),
             Err(cause) => return Err(StoreError::Io { doing: "read", path, cause }),
         };
-        Ok(PluginStore { folder, names })
+        Ok(PluginStore { folder, names, lock: None })
+    }
+
+    /// The same for a director that will write: it alone has the store from now on. A folder that
+    /// is not there yet is nobody's.
+    pub fn open(state_dir: &Path) -> Result<PluginStore, StoreError> {
+        let mut store = PluginStore::read(state_dir)?;
+        if store.folder.exists() {
+            store.hold()?;
+        }
+        Ok(store)
     }
 
     /// A store that starts anew where the index is damaged; the damaged one is moved aside.
@@ -118,7 +136,28 @@ impl PluginStore {
             path,
             cause,
         })?;
-        Ok(PluginStore { folder, names: Names::new() })
+        let mut store = PluginStore { folder, names: Names::new(), lock: None };
+        store.hold()?;
+        Ok(store)
+    }
+
+    /// Keeps other directors out until this process ends, however it does.
+    fn hold(&mut self) -> Result<(), StoreError> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let path = self.folder.join("lock");
+        let error = |cause| StoreError::Io { doing: "lock", path: path.clone(), cause };
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(true).mode(0o600).open(&path).map_err(error)?;
+        match file.try_lock() {
+            Ok(()) => self.lock = Some(file),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Taken { path: self.folder.clone() });
+            }
+            Err(TryLockError::Error(cause)) => return Err(error(cause)),
+        }
+        Ok(())
     }
 
     /// What names and versions there are.
@@ -141,7 +180,7 @@ impl PluginStore {
     }
 
     /// Stores a module, if it is not there already. No name refers to it yet.
-    pub fn put(&self, module: &[u8]) -> Result<(), StoreError> {
+    pub fn put(&mut self, module: &[u8]) -> Result<(), StoreError> {
         self.make_folder()?;
         let path = self.path(&digest(module));
         // One that is there and damaged is replaced.
@@ -176,11 +215,12 @@ impl PluginStore {
         Ok(())
     }
 
-    fn make_folder(&self) -> Result<(), StoreError> {
+    fn make_folder(&mut self) -> Result<(), StoreError> {
         // Whoever can write here decides what code the director runs.
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(|cause| {
             StoreError::Io { doing: "make the folder", path: self.folder.clone(), cause }
-        })
+        })?;
+        self.hold()
     }
 
     fn path(&self, digest: &str) -> PathBuf {

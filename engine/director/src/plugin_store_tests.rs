@@ -61,11 +61,25 @@ fn modules_that_no_version_needs_are_deleted() {
     store.put(b"one").unwrap();
     store.put(b"two").unwrap();
     store.set_names(names(&[(1, b"one"), (2, b"two"), (3, b"one")], 3)).unwrap();
-    assert_eq!(files(&dir.0), 3, "two modules and the index");
+    assert_eq!(files(&dir.0), 4, "two modules, the index and the lock");
     store.set_names(names(&[(2, b"two"), (3, b"one")], 3)).unwrap();
-    assert_eq!(files(&dir.0), 3, "version 3 is the same module");
+    assert_eq!(files(&dir.0), 4, "version 3 is the same module");
     store.set_names(names(&[(3, b"one")], 3)).unwrap();
-    assert_eq!(files(&dir.0), 2);
+    assert_eq!(files(&dir.0), 3);
+}
+
+#[test]
+fn a_store_belongs_to_one_director_at_a_time() {
+    let dir = StateDir::new();
+    let mut first = PluginStore::open(&dir.0).unwrap();
+    let mut second = PluginStore::open(&dir.0).unwrap();
+    first.put(b"one").unwrap();
+    for error in [second.put(b"two").unwrap_err(), PluginStore::open(&dir.0).unwrap_err()] {
+        assert!(error.to_string().contains("belongs to another director"), "{error}");
+    }
+    assert!(PluginStore::read(&dir.0).is_ok(), "`shunt check` only reads");
+    drop(first);
+    assert!(PluginStore::open(&dir.0).is_ok());
 }
 
 #[test]
@@ -96,6 +110,7 @@ fn damage_is_noticed() {
         let error = PluginStore::read(&dir.0).unwrap_err().to_string();
         assert!(error.contains("is damaged") && error.contains(expected), "{error}");
     }
+    drop(store);
     assert!(PluginStore::without_index(&dir.0).unwrap().names().is_empty());
     assert!(PluginStore::read(&dir.0).unwrap().names().is_empty());
     assert!(dir.0.join("plugins/index.json.damaged").exists());
@@ -105,7 +120,8 @@ fn damage_is_noticed() {
 fn a_store_that_cannot_be_written_says_where_and_stays_as_it_was() {
     let dir = StateDir::new();
     fs::write(&dir.0, b"a file where the folder should be").unwrap();
-    let mut store = PluginStore { folder: dir.0.join("plugins"), names: Names::new() };
+    let folder = dir.0.join("plugins");
+    let mut store = PluginStore { folder, names: Names::new(), lock: None };
     for error in [store.put(b"one").unwrap_err(), store.set_names(names(&[], 0)).unwrap_err()] {
         let error = error.to_string();
         assert!(error.contains("plugins") && error.contains("state_dir"), "{error}");

@@ -196,7 +196,7 @@ impl Plugins {
     }
 
     /// Stores a module; no name refers to it yet.
-    pub fn put(&self, module: &[u8]) -> Result<(), StoreError> {
+    pub fn put(&mut self, module: &[u8]) -> Result<(), StoreError> {
         self.store.put(module)
     }
 

@@ -244,8 +244,7 @@ fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>),
 
 /// The plugins that were uploaded. One damaged file must not keep the director from starting.
 fn store(config: &Config) -> Result<PluginStore, StoreError> {
-    let store = PluginStore::read(&config.state_dir);
-    match store {
+    match PluginStore::open(&config.state_dir) {
         Err(error @ StoreError::Damaged { .. }) => {
             warn!("{error}. Their virtual services go on with stock plugins, or by hash");
             PluginStore::without_index(&config.state_dir)

@@ -254,9 +254,21 @@ impl Supervisor {
     pub async fn begin(&mut self) -> Result<(), ChangeError> {
         let mut services = self.services.clone();
         reload::apply(&mut services, &reload::differences(&[], &self.config.services))?;
+        self.check_params()?;
         let settings = Some(self.config.settings);
         let otherwise = Otherwise::NextBest;
         self.commit(Change { services, settings, names: None, otherwise }).await
+    }
+
+    /// Parameters that a plugin refuses are a mistake in the config, not the plugin's failure.
+    fn check_params(&mut self) -> Result<(), ChangeError> {
+        for service in &self.config.services {
+            let found = plugins::find(self.plugins.names(), &service.scheduler);
+            if let Ok(plugin) = found.and_then(|version| self.plugins.plugin(&version)) {
+                plugin.check_params(&service.params).map_err(PluginsError::from)?;
+            }
+        }
+        Ok(())
     }
 
     /// What should be done.

@@ -270,14 +270,15 @@ fn what_was_uploaded_is_there_after_a_restart() {
     put(&world, "my", answering("(i32.const 0)", "a").as_bytes()).unwrap();
     put(&world, "my", answering("(i32.const 1)", "b").as_bytes()).unwrap();
     let config = CONFIG.replace("\"rr\"", "\"my\"");
-    let again = World::after(&world, &config);
+    let state_dir = world.folder.join("state");
+    let again = World::after(world, &config);
     assert_eq!(runs(&again).as_deref(), Some("my@2"));
     assert_eq!(servers(&again, 0, 2), [2; 2]);
     // The file of the second is damaged meanwhile.
     let stored = show(&again, "my").plugin.versions[0].digest.clone();
-    let path = world.folder.join("state/plugins").join(format!("{stored}.wasm"));
+    let path = state_dir.join("plugins").join(format!("{stored}.wasm"));
     std::fs::write(&path, b"nonsense").unwrap();
-    let again = World::after(&world, &config);
+    let again = World::after(again, &config);
     assert_eq!(runs(&again).as_deref(), Some("my@1"));
     let (kind, message) = events(&again).pop().unwrap();
     assert_eq!(kind, "unusable");

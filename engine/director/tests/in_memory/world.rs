@@ -49,6 +49,8 @@ pub struct World {
     pub supervisor: Arc<tokio::sync::Mutex<Supervisor>>,
     pub socket: PathBuf,
     pub folder: PathBuf,
+    /// Of the directors before: the first holds what was kept.
+    former_folders: Vec<PathBuf>,
     workers: Vec<Arc<Mutex<Worker<MemoryPort>>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -85,8 +87,14 @@ impl World {
     }
 
     /// The director of another world ended, and starts anew with this config and what it kept.
-    pub fn after(former: &World, config: &str) -> World {
-        World::with_state(config, Some(former.folder.join("state")))
+    pub fn after(mut former: World, config: &str) -> World {
+        let mut folders = std::mem::take(&mut former.former_folders);
+        folders.push(std::mem::take(&mut former.folder));
+        // It gives up what it keeps when it ends.
+        drop(former);
+        let mut world = World::with_state(config, Some(folders[0].join("state")));
+        world.former_folders = folders;
+        world
     }
 
     fn with_state(config: &str, state_dir: Option<PathBuf>) -> World {
@@ -131,7 +139,16 @@ impl World {
         };
         threads.push(thread::spawn(serve));
         let file = file.recv().unwrap();
-        let world = World { supervisor, socket, folder, workers, stop, threads, _file: file };
+        let world = World {
+            supervisor,
+            socket,
+            folder,
+            former_folders: Vec::new(),
+            workers,
+            stop,
+            threads,
+            _file: file,
+        };
         world.resolve(1);
         world.resolve(2);
         world
@@ -320,7 +337,9 @@ impl Drop for World {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
+        for folder in self.former_folders.iter().chain([&self.folder]) {
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }
 
