@@ -73,6 +73,11 @@ fn a_start_that_cannot_succeed_says_why_and_what_to_do() {
             "scheduler = \"rr\"\nscheduler_params = { \"a b\" = 1 }",
             &["bad.toml:", "\"a b\" is no key of a parameter"],
         ),
+        (
+            "scheduler = \"rr\"",
+            "scheduler = \"rr\"\nscheduler_params = { speed = 9 }",
+            &["plugin rr", "param"],
+        ),
         ("[metrics]", "[plugins]\nstack = 600_000\n[metrics]", &["bad.toml:", "to 393216"]),
         ("[metrics]", "[plugins]\nfuel = 0\n[metrics]", &["bad.toml:", "fuel is 0"]),
         ("state_dir = \"/", "state_dir = \"", &["bad.toml:1:13: ", "absolute path"]),

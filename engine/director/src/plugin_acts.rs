@@ -166,7 +166,7 @@ impl Supervisor {
         let change = Change { names: Some(names), otherwise, ..Change::of(services) };
         let result = self.commit(change).await;
         let names = self.plugins.names();
-        self.schedulers.forget(|version| plugins::exists(names, version));
+        self.schedulers.forget(names);
         self.watch.forget(|version| plugins::exists(names, version));
         result
     }

@@ -127,7 +127,7 @@ fn swap(supervisor: &Supervisor) -> Option<SwapView> {
 
 /// What all versions of a plugin did for all services.
 fn counts(supervisor: &Supervisor, name: &PluginName) -> PluginCounts {
-    let mut counts = PluginCounts::default();
+    let mut counts = supervisor.schedulers().gone(name);
     let reports = supervisor.schedulers().reports();
     let of_this = reports.iter().filter(|report| report.version.name == *name);
     of_this.for_each(|report| counts.add(&report.counts));

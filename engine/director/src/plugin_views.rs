@@ -47,16 +47,17 @@ pub struct PluginView {
     pub p50: Option<u64>,
     /// 99 in 100 of its calls took no longer, in nanoseconds; nothing before the first.
     pub p99: Option<u64>,
-    /// How long workers paused to take a new version; nothing before the first.
+    /// How long workers paused to adopt changes, this plugin's and others'; nothing before the
+    /// first.
     pub swap: Option<SwapView>,
     /// Its versions that are kept, the latest first.
     pub versions: Vec<VersionView>,
 }
 
-/// How long workers paused at swaps, in nanoseconds.
+/// How long workers paused to adopt changes, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwapView {
-    /// Swaps that were timed, each worker's counted.
+    /// Changes that were timed, each worker's counted.
     pub count: u64,
     /// Half of them took no longer.
     pub p50: u64,

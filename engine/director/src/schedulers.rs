@@ -3,7 +3,7 @@
 use crate::plugin_store::Names;
 use crate::plugins::{self, PluginVersion, Plugins, PluginsError};
 use crate::say;
-use crate::scheduler_name::SchedulerName;
+use crate::scheduler_name::{PluginName, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{ServiceEntry, Services};
 use dataplane::{Failure, Instance, SchedulerCounters, ServiceIndex, ServiceTable};
@@ -133,6 +133,8 @@ pub struct Schedulers {
     /// The most instances that there may be.
     limit: usize,
     in_use: HashMap<ServiceIndex, InUse>,
+    /// What was done by versions, and for services, that are no more.
+    gone: BTreeMap<PluginName, PluginCounts>,
     /// Versions that used up their fuel, by the service for which they did.
     benched: HashSet<(ServiceIndex, PluginVersion)>,
 }
@@ -193,7 +195,14 @@ impl Schedulers {
     /// None in use yet, and never more than `limit` instances.
     pub fn new(workers: usize, seed: u64, limit: usize) -> Schedulers {
         let workers = workers as u32;
-        Schedulers { workers, seed, limit, in_use: HashMap::new(), benched: HashSet::new() }
+        Schedulers {
+            workers,
+            seed,
+            limit,
+            in_use: HashMap::new(),
+            gone: BTreeMap::new(),
+            benched: HashSet::new(),
+        }
     }
 
     /// There may never be more than `limit` instances from now on.
@@ -404,6 +413,15 @@ impl Schedulers {
     /// what was skipped, and was not before.
     pub fn installed(&mut self, prepared: PreparedSchedulers) -> Vec<(ServiceIndex, Skipped)> {
         let mut news = Vec::new();
+        let ended: Vec<_> = self
+            .reports()
+            .iter()
+            .filter(|report| prepared.ended.contains(&report.service))
+            .map(|report| (report.version.name.clone(), report.counts))
+            .collect();
+        for (name, counts) in ended {
+            self.gone.entry(name).or_default().add(&counts);
+        }
         for index in prepared.ended {
             self.in_use.remove(&index);
             self.benched.retain(|(service, _)| *service != index);
@@ -472,13 +490,23 @@ impl Schedulers {
         self.benched.retain(|(benched, _)| *benched != service);
     }
 
-    /// Forgets what versions did that are no more.
-    pub fn forget(&mut self, exists: impl Fn(&PluginVersion) -> bool) {
+    /// Forgets versions that are no more. What they did is still in the sum of their plugin.
+    pub fn forget(&mut self, names: &Names) {
+        let exists = |version: &PluginVersion| plugins::exists(names, version);
         for used in self.in_use.values_mut() {
             let runs = used.runs.as_ref().map(|runs| runs.version.clone());
-            used.former.retain(|version, _| exists(version) || runs.as_ref() == Some(version));
+            let stays = |version: &PluginVersion| exists(version) || runs.as_ref() == Some(version);
+            for (version, counts) in used.former.extract_if(.., |version, _| !stays(version)) {
+                self.gone.entry(version.name).or_default().add(&counts);
+            }
         }
+        self.gone.retain(|name, _| plugins::current(names, name).is_some());
         self.benched.retain(|(_, version)| exists(version));
+    }
+
+    /// What a plugin did by versions, and for services, that are no more.
+    pub fn gone(&self, name: &PluginName) -> PluginCounts {
+        self.gone.get(name).copied().unwrap_or_default()
     }
 
     /// The version that schedules a service. None: its new flows go by hash.

@@ -110,6 +110,21 @@ fn a_rollback_goes_back_and_forth_and_a_pinned_service_stays() {
 }
 
 #[test]
+fn what_versions_and_services_did_that_are_gone_is_still_in_the_sum() {
+    let config = CONFIG.replace("[[interface]]", "[plugins]\nkeep = 1\n[[interface]]");
+    let world = World::with(&config);
+    set(&world, "rr").unwrap();
+    for (number, tag) in (0u32..).zip(["a", "b", "c", "d"]) {
+        put(&world, "rr", answering("(i32.const 1)", tag).as_bytes()).unwrap();
+        servers(&world, number * 10, 5);
+    }
+    let plugin = show(&world, "rr").plugin;
+    assert_eq!((plugin.versions.len(), plugin.calls), (3, 20), "the last two, and the stock one");
+    world.reload(&config[..config.find("[[virtual_service]]").unwrap()]);
+    assert_eq!(show(&world, "rr").plugin.calls, 20);
+}
+
+#[test]
 fn a_stock_plugin_is_version_0_of_its_name() {
     let world = World::new();
     assert_eq!(put(&world, "rr", RR).map(|view| (view.version, view.unchanged)), Ok((0, true)));
