@@ -12,7 +12,7 @@ use crate::supervisor::{Change, ChangeError, Supervisor};
 use crate::warn;
 use dataplane::{ServiceIndex, ServiceKey};
 use plugin_host::{Dump, Params, Plugin};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,13 @@ impl Supervisor {
         let (names, version) = plugins::uploaded(self.plugins.names(), name, &plugin);
         let names = self.prune(names, name);
         self.plugins.put(module).map_err(PluginsError::from)?;
+        let digest = plugin.digest().to_owned();
         let label = plugin.label().map(|label| format!(" ({label})")).unwrap_or_default();
         self.plugins.insert(version.clone(), plugin);
         let began = Instant::now();
         if let Err(error) = self.move_to_names(names, Otherwise::Refuse).await {
             self.plugins.forget_unknown();
+            self.plugins.discard(&digest);
             return Err(error);
         }
         self.swaps.record(began.elapsed());
@@ -150,9 +152,13 @@ impl Supervisor {
         } else if let Some(params) = params {
             services.set_params(key, params)?;
         }
-        self.schedulers.forgive(index);
+        let forgiven = self.schedulers.forgive(index);
         let began = Instant::now();
-        self.commit(Change::of(services)).await?;
+        let result = self.commit(Change::of(services)).await;
+        if let Err(ChangeError::Services(_) | ChangeError::Plugins(_)) = &result {
+            forgiven.into_iter().for_each(|version| self.schedulers.bench(index, version));
+        }
+        result?;
         self.swaps.record(began.elapsed());
         Ok(())
     }
@@ -172,14 +178,14 @@ impl Supervisor {
     }
 
     fn prune(&self, names: Names, name: &PluginName) -> Names {
-        let pinned = |number| {
-            self.services.services().any(|(_, service)| {
-                service.scheduler.name == *name && service.scheduler.version == Some(number)
-            })
-        };
+        let in_force = self.services.services().map(|(_, service)| &service.scheduler);
+        // The next start needs those in the file, whatever serves now.
+        let in_file = self.config.services.iter().map(|service| &service.scheduler);
+        let of_this = in_force.chain(in_file).filter(|scheduler| scheduler.name == *name);
+        let pins: BTreeSet<u32> = of_this.filter_map(|scheduler| scheduler.version).collect();
         let in_use = |number| {
             let version = PluginVersion { name: name.clone(), number };
-            pinned(number) || self.schedulers.versions().contains_key(&version)
+            pins.contains(&number) || self.schedulers.versions().contains_key(&version)
         };
         plugins::pruned(names, name, self.config.plugins.keep, in_use)
     }
@@ -199,12 +205,19 @@ impl Supervisor {
         let (limit, window) = (u64::from(plugins.failures), plugins.window);
         let failed = self.watch.judge(&look.failures, now, limit, window);
         if look.benched.is_empty() && look.torn.is_empty() && failed.is_empty() {
+            // What the last change replaced takes memory, and is of no use to anyone.
+            drop(self.take_returned());
             return Ok(());
         }
         let mut names = self.plugins.names().clone();
         for (version, count) in &failed {
             let reason = format!("{count} failures within {} s", window.as_secs());
             names = plugins::failed(&names, version, &reason);
+        }
+        if let Err(error) = self.plugins.set_names(names.clone()) {
+            // A disk that is full is no reason to go on with a plugin that fails.
+            warn!("a restart will know nothing of the rollback: {error}");
+            self.plugins.set_names_until_restart(names.clone());
         }
         for (service, version) in &look.benched {
             self.schedulers.bench(*service, version.clone());
@@ -267,9 +280,9 @@ impl Supervisor {
         dump: Option<PathBuf>,
     ) {
         self.watch.count_rollback(version.clone(), true);
-        let next = plugins::current(self.plugins.names(), &version.name)
-            .filter(|next| plugins::failure(self.plugins.names(), next).is_none());
-        let now = match next {
+        // For those who mean it by its number, too, which need not be the current version.
+        let choices = plugins::choices(self.plugins.names(), &version.scheduler_name());
+        let now = match choices.first() {
             Some(next) => format!("{next} takes its place"),
             None => "there is no version to take its place, so new flows go by hash".to_owned(),
         };

@@ -206,13 +206,23 @@ impl PluginStore {
         write(&path, &text)?;
         let former = std::mem::replace(&mut self.names, index.plugins);
         for version in former.values().flat_map(|plugin| &plugin.versions) {
-            let kept = self.names.values().flat_map(|plugin| &plugin.versions);
-            if !kept.into_iter().any(|kept| kept.digest == version.digest) {
-                // One that stays is only a file too many, and goes when its content comes again.
-                let _ = fs::remove_file(self.path(&version.digest));
-            }
+            self.discard(&version.digest);
         }
         Ok(())
+    }
+
+    /// Makes `names` what there is until a restart, which finds what was there before.
+    pub fn set_names_until_restart(&mut self, names: Names) {
+        self.names = names;
+    }
+
+    /// Deletes a module, if no name refers to it.
+    pub fn discard(&self, digest: &str) {
+        let mut kept = self.names.values().flat_map(|plugin| &plugin.versions);
+        if !kept.any(|kept| kept.digest == digest) {
+            // One that stays is only a file too many, and goes when its content comes again.
+            let _ = fs::remove_file(self.path(digest));
+        }
     }
 
     fn make_folder(&mut self) -> Result<(), StoreError> {

@@ -207,6 +207,17 @@ impl Plugins {
         Ok(())
     }
 
+    /// Makes `names` what there is, but not on disk, where the next change of names puts them.
+    pub fn set_names_until_restart(&mut self, names: Names) {
+        self.store.set_names_until_restart(names);
+        self.forget_unknown();
+    }
+
+    /// Deletes the module with this digest, if no name refers to it.
+    pub fn discard(&self, digest: &str) {
+        self.store.discard(digest);
+    }
+
     /// Lets go of what was compiled and has no name.
     pub fn forget_unknown(&mut self) {
         let names = self.store.names();

@@ -65,6 +65,11 @@ impl Watched {
         }
     }
 
+    /// Failures since they were looked at.
+    fn unseen(&self) -> u64 {
+        self.failures().saturating_sub(self.seen)
+    }
+
     fn failures(&self) -> u64 {
         let bad = [Failure::Trap, Failure::OutOfRange, Failure::Unavailable];
         bad.iter().map(|&reason| self.counters.failures(reason)).sum()
@@ -137,6 +142,8 @@ pub struct Schedulers {
     gone: BTreeMap<PluginName, PluginCounts>,
     /// Versions that used up their fuel, by the service for which they did.
     benched: HashSet<(ServiceIndex, PluginVersion)>,
+    /// Failures of instances that were replaced before anyone looked at them.
+    unseen: BTreeMap<PluginVersion, u64>,
 }
 
 /// For one worker: which instances go in (or out) where.
@@ -202,12 +209,14 @@ impl Schedulers {
             in_use: HashMap::new(),
             gone: BTreeMap::new(),
             benched: HashSet::new(),
+            unseen: BTreeMap::new(),
         }
     }
 
-    /// There may never be more than `limit` instances from now on.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
+    /// There may never be more than `limit` instances from now on, or, if there are already, more
+    /// than these. Returns the former limit.
+    pub fn set_limit(&mut self, limit: usize) -> usize {
+        std::mem::replace(&mut self.limit, limit)
     }
 
     /// Makes the instances that `services` need beyond, or instead of, those in use. `tables` are
@@ -285,7 +294,8 @@ impl Schedulers {
         });
         let (changed, workers) = (changed.count(), self.workers as usize);
         let wanted = services.services().count() * workers;
-        if wanted > self.limit {
+        // What is there already stays under a lower limit, and what replaces it is no more of it.
+        if wanted > self.limit.max(self.in_use.len() * workers) {
             return Err(PluginsError::TooManyInstances { wanted, limit: self.limit });
         }
         match changed {
@@ -432,8 +442,10 @@ impl Schedulers {
                 started.former = replaced.former;
                 before = replaced.skipped;
                 if let Some(Runs { version, watched, .. }) = replaced.runs {
-                    let counts = started.former.entry(version).or_default();
+                    let counts = started.former.entry(version.clone()).or_default();
                     watched.iter().for_each(|watched| counts.count(watched));
+                    let unseen = watched.iter().map(Watched::unseen).sum();
+                    add_failures(&mut self.unseen, &version, unseen);
                 }
             }
             let new = started.skipped.iter().filter(|skipped| !before.contains(skipped));
@@ -450,13 +462,15 @@ impl Schedulers {
             let Some(runs) = &mut used.runs else { continue };
             let replaced = std::mem::replace(&mut runs.watched[worker], its);
             used.former.entry(runs.version.clone()).or_default().count(&replaced);
+            add_failures(&mut self.unseen, &runs.version, replaced.unseen());
         }
         news
     }
 
     /// Looks at what the plugins did since the last time, and says what they log.
     pub fn look(&mut self, services: &Services) -> Look {
-        let mut look = Look::default();
+        let failures = std::mem::take(&mut self.unseen);
+        let mut look = Look { failures, ..Look::default() };
         for (&index, used) in &mut self.in_use {
             let Some(Runs { version, watched, .. }) = &mut used.runs else { continue };
             let service = services.service(index).map(|service| ServiceName(service.key));
@@ -464,11 +478,8 @@ impl Schedulers {
                 if let Some(service) = &service {
                     its.say(format_args!("plugin {version} for {service} on worker {worker}"));
                 }
-                let failures = its.failures();
-                if failures > its.seen {
-                    *look.failures.entry(version.clone()).or_default() += failures - its.seen;
-                    its.seen = failures;
-                }
+                add_failures(&mut look.failures, version, its.unseen());
+                its.seen = its.failures();
             }
             if watched.iter().any(|its| its.counters.is_benched()) {
                 look.benched.push((index, version.clone()));
@@ -485,9 +496,10 @@ impl Schedulers {
         self.benched.insert((service, version));
     }
 
-    /// A service gives its versions another chance.
-    pub fn forgive(&mut self, service: ServiceIndex) {
-        self.benched.retain(|(benched, _)| *benched != service);
+    /// A service gives its versions another chance. Returns those that were benched.
+    pub fn forgive(&mut self, service: ServiceIndex) -> Vec<PluginVersion> {
+        let forgiven = self.benched.extract_if(|(benched, _)| *benched == service);
+        forgiven.map(|(_, version)| version).collect()
     }
 
     /// Forgets versions that are no more. What they did is still in the sum of their plugin.
@@ -502,6 +514,7 @@ impl Schedulers {
         }
         self.gone.retain(|name, _| plugins::current(names, name).is_some());
         self.benched.retain(|(_, version)| exists(version));
+        self.unseen.retain(|version, _| exists(version));
     }
 
     /// What a plugin did by versions, and for services, that are no more.
@@ -568,6 +581,12 @@ struct Start<'a> {
     /// By worker.
     tables: &'a [Arc<ServiceTable>],
     otherwise: Otherwise,
+}
+
+fn add_failures(to: &mut BTreeMap<PluginVersion, u64>, version: &PluginVersion, failures: u64) {
+    if failures > 0 {
+        *to.entry(version.clone()).or_default() += failures;
+    }
 }
 
 fn wanted(names: &Names, service: &ServiceEntry) -> Wanted {

@@ -320,10 +320,17 @@ impl Supervisor {
         let former = self.config.services.clone();
         let changed = config.settings != self.config.settings;
         let settings = changed.then_some(config.settings);
-        let mut remarks = self.move_to(&former, &config.services, settings).await?;
+        // First, since the file may raise it for the services that it adds.
+        let limit = self.schedulers.set_limit(config.plugins.instances);
+        let mut remarks = match self.move_to(&former, &config.services, settings).await {
+            Ok(remarks) => remarks,
+            Err(error) => {
+                self.schedulers.set_limit(limit);
+                return Err(error);
+            }
+        };
         remarks.extend(reload::needs_restart(&self.config, &config));
         reload::take_over(&mut self.config, config);
-        self.schedulers.set_limit(self.config.plugins.instances);
         let limits = self.config.plugins.limits;
         if limits != *self.plugins.host().limits() {
             self.plugins.set_host(PluginHost::new(limits).map_err(PluginsError::from)?);
@@ -350,6 +357,8 @@ impl Supervisor {
         if !self.neighbors.want(wanted).is_empty() {
             self.neighbors_wanted.notify_one();
         }
+        // What the last change replaced takes room that the next one may need.
+        drop(self.take_returned());
         let tables = self.tables(&services);
         let names = names.unwrap_or_else(|| self.plugins.names().clone());
         let prepared =

@@ -7,6 +7,7 @@ mod changes;
 mod commands;
 mod metrics;
 mod plugin_commands;
+mod plugin_troubles;
 mod plugins;
 mod raised;
 mod worker_threads;

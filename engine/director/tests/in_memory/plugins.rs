@@ -10,7 +10,7 @@ const RR: &[u8] = include_bytes!("../../../../plugins/rr/rr.wasm");
 const WRR: &[u8] = include_bytes!("../../../../plugins/wrr/wrr.wasm");
 
 /// A plugin that answers with `answer`, an expression of WAT. `{tag}` makes its digest another.
-fn answering(answer: &str, tag: &str) -> String {
+pub fn answering(answer: &str, tag: &str) -> String {
     format!(
         r#"(module
   (memory (export "memory") 1)
@@ -28,12 +28,12 @@ fn answering(answer: &str, tag: &str) -> String {
     )
 }
 
-fn put(world: &World, name: &str, file: &[u8]) -> Result<UploadView, String> {
+pub fn put(world: &World, name: &str, file: &[u8]) -> Result<UploadView, String> {
     let answer = world.ask_bytes("PUT", &format!("/v1/plugins/{name}"), file)?;
     Ok(serde_json::from_str(&answer).unwrap())
 }
 
-fn set(world: &World, scheduler: &str) -> Result<String, String> {
+pub fn set(world: &World, scheduler: &str) -> Result<String, String> {
     let body = format!("{{\"scheduler\": \"{scheduler}\"}}");
     world.ask("PUT", &format!("/v1/services/{SERVICE}/scheduler"), &body)
 }
@@ -50,14 +50,14 @@ fn events(world: &World) -> Vec<(String, String)> {
 }
 
 /// The version that schedules the service, as `my@3`.
-fn runs(world: &World) -> Option<String> {
+pub fn runs(world: &World) -> Option<String> {
     let supervisor = world.supervisor();
     let index = supervisor.services().services().next().unwrap().0;
     supervisor.schedulers().runs(index).map(|(version, _)| version.to_string())
 }
 
 /// Servers of new flows from `first` on.
-fn servers(world: &World, first: u32, flows: u32) -> Vec<u8> {
+pub fn servers(world: &World, first: u32, flows: u32) -> Vec<u8> {
     (first..first + flows).map(|number| world.send(0, &tcp_of(number, "S")).unwrap()).collect()
 }
 

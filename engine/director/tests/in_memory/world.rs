@@ -67,7 +67,7 @@ pub fn rs(host: u8) -> IpAddr {
 }
 
 /// The same config with a `state_dir` of this world's own, in its first line, which is empty.
-fn in_folder(folder: &Path, config: &str) -> String {
+pub fn in_folder(folder: &Path, config: &str) -> String {
     assert!(config.starts_with('\n'), "{config}");
     format!("state_dir = {:?}{config}", folder.join("state"))
 }
