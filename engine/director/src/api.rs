@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 pub(crate) type Shared = Arc<Mutex<Supervisor>>;
 
@@ -152,6 +152,24 @@ pub(crate) fn read<T: DeserializeOwned>(body: &Bytes, example: &str) -> Result<T
         .map_err(|error| Refused::bad(format!("bad JSON in the body: {error}; send {example}")))
 }
 
+/// Makes a change to its end. A client that goes away does not stop it half-way, when workers have
+/// what the supervisor has not noted: the server drops whatever its client no longer waits for.
+pub(crate) async fn to_its_end<T, F>(
+    supervisor: Shared,
+    change: impl FnOnce(OwnedMutexGuard<Supervisor>) -> F,
+) -> Result<T, Refused>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Refused>> + Send + 'static,
+{
+    // Who still waits for its turn may go, so that no more than one goes on without a client.
+    let change = change(supervisor.lock_owned().await);
+    match tokio::spawn(change).await {
+        Ok(result) => result,
+        Err(panicked) => Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, panicked.to_string())),
+    }
+}
+
 fn read_service(name: &str) -> Result<ServiceName, Refused> {
     name.parse().map_err(Refused::bad)
 }
@@ -198,14 +216,16 @@ async fn set_scheduler(
     let body: SchedulerBody = read(&body, "{\"scheduler\": \"rr\"}")?;
     let SchedulerBody { scheduler, params } = body;
     params.as_ref().map_or(Ok(()), check_params).map_err(Refused::bad)?;
-    let mut supervisor = supervisor.lock().await;
-    if let Some(scheduler) = &scheduler {
-        // It is the body that is wrong, not the path.
-        plugins::find(supervisor.plugins().names(), scheduler)
-            .map_err(|error| Refused::bad(error.to_string()))?;
-    }
-    supervisor.set_scheduler(&name.0, scheduler, params).await?;
-    Ok(StatusCode::NO_CONTENT)
+    to_its_end(supervisor, |mut supervisor| async move {
+        if let Some(scheduler) = &scheduler {
+            // It is the body that is wrong, not the path.
+            plugins::find(supervisor.plugins().names(), scheduler)
+                .map_err(|error| Refused::bad(error.to_string()))?;
+        }
+        supervisor.set_scheduler(&name.0, scheduler, params).await?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 async fn add_server(
@@ -217,9 +237,11 @@ async fn add_server(
     let body: NewServerBody = read(&body, "{\"address\": \"172.17.100.1\", \"weight\": 1}")?;
     let address = read_server(name, &body.address)?;
     let weight = body.weight.map(read_weight).transpose()?;
-    let mut supervisor = supervisor.lock().await;
-    supervisor.change(|services| services.add_server(&name.0, address, weight)).await?;
-    Ok(StatusCode::CREATED)
+    to_its_end(supervisor, |mut supervisor| async move {
+        supervisor.change(|services| services.add_server(&name.0, address, weight)).await?;
+        Ok(StatusCode::CREATED)
+    })
+    .await
 }
 
 async fn set_server(
@@ -231,9 +253,11 @@ async fn set_server(
     let address = read_server(name, &server)?;
     let body: ServerBody = read(&body, "{\"weight\": 1}")?;
     let weight = read_weight(body.weight)?;
-    let mut supervisor = supervisor.lock().await;
-    supervisor.change(|services| services.set_weight(&name.0, address, weight)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    to_its_end(supervisor, |mut supervisor| async move {
+        supervisor.change(|services| services.set_weight(&name.0, address, weight)).await?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 async fn remove_server(
@@ -250,9 +274,11 @@ async fn remove_server(
             return Err(Refused::bad(format!("unknown query \"{other}\"; there is ?expire=true")));
         }
     };
-    let mut supervisor = supervisor.lock().await;
-    supervisor.change(|services| services.remove_server(&name.0, address, removal)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    to_its_end(supervisor, |mut supervisor| async move {
+        supervisor.change(|services| services.remove_server(&name.0, address, removal)).await?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 async fn config(State(supervisor): State<Shared>) -> Response {

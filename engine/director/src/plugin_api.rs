@@ -1,6 +1,6 @@
 //! The part of the API that is about plugins.
 
-use crate::api::{Refused, Shared, json, read};
+use crate::api::{Refused, Shared, json, read, to_its_end};
 use crate::plugin_acts::Current;
 use crate::plugin_commands::SIGNATURE_HEADER;
 use crate::plugin_report;
@@ -21,10 +21,15 @@ use http_body_util::BodyExt;
 use plugin_host::{Plugin, PluginHost};
 use serde::Deserialize;
 use std::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of a body that is too large which are read before it is refused: a client that is cut
 /// off while it sends may not read the answer.
 const DISCARDED_MAX: usize = 256 << 20;
+
+/// Uploads are compiled one after the other. Who waits keeps its file in memory, as long as its
+/// connection lasts.
+static COMPILING: Semaphore = Semaphore::const_new(1);
 
 /// A body that says which version to go back to.
 #[derive(Debug, Default, Deserialize)]
@@ -106,12 +111,16 @@ async fn upload(
     let signature = headers.get(SIGNATURE_HEADER).map(read_signature).transpose()?;
     keys.verify(&file, signature.as_deref())
         .map_err(|why| Refused(StatusCode::FORBIDDEN, format!("plugin {name}: {why}")))?;
-    // Compiling takes its time, which nobody else should wait for.
-    let (plugin, module) = load(host, name.clone(), file).await?;
-    let mut supervisor = supervisor.lock().await;
-    let current = supervisor.upload(&name, plugin, &module).await?;
-    let status = if current.unchanged { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, json(&view(&supervisor, current, began))).into_response())
+    // Compiling takes its time, which nobody else should wait for. Clients that have gone leave one
+    // file behind at most.
+    let turn = COMPILING.acquire().await.ok();
+    let (plugin, module) = load(host, name.clone(), file, turn).await?;
+    to_its_end(supervisor, move |mut supervisor| async move {
+        let current = supervisor.upload(&name, plugin, &module).await?;
+        let status = if current.unchanged { StatusCode::OK } else { StatusCode::CREATED };
+        Ok((status, json(&view(&supervisor, current, began))).into_response())
+    })
+    .await
 }
 
 fn read_signature(header: &HeaderValue) -> Result<String, Refused> {
@@ -128,8 +137,10 @@ async fn load(
     host: PluginHost,
     name: PluginName,
     file: Bytes,
+    turn: Option<SemaphorePermit<'static>>,
 ) -> Result<(Plugin, Vec<u8>), Refused> {
     let loading = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let plugin = host.load(name.as_str(), &file)?;
         // What it was loaded from, so no text.
         let module = plugin_host::wasm_of(&file).map(|module| module.into_owned());
@@ -176,9 +187,11 @@ async fn roll_back(
     let RollbackBody { to } =
         if body.is_empty() { RollbackBody::default() } else { read(&body, "{\"to\": 1}")? };
     let began = Instant::now();
-    let mut supervisor = supervisor.lock().await;
-    let current = supervisor.roll_back(&name, to).await?;
-    Ok(json(&view(&supervisor, current, began)))
+    to_its_end(supervisor, move |mut supervisor| async move {
+        let current = supervisor.roll_back(&name, to).await?;
+        Ok(json(&view(&supervisor, current, began)))
+    })
+    .await
 }
 
 async fn remove(
@@ -196,8 +209,11 @@ async fn remove(
             _ => return Err(unknown(query)),
         },
     };
-    supervisor.lock().await.remove_plugin(&name, version).await?;
-    Ok(StatusCode::NO_CONTENT)
+    to_its_end(supervisor, move |mut supervisor| async move {
+        supervisor.remove_plugin(&name, version).await?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 fn view(supervisor: &Supervisor, current: Current, began: Instant) -> UploadView {

@@ -4,6 +4,10 @@ use crate::plugins::{answering, put, runs, servers, set};
 use crate::world::{CONFIG, SERVICE, World, in_folder};
 use director::config::Config;
 use director::plugins::known;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const TRAPS: &str = "unreachable";
 
@@ -16,6 +20,44 @@ fn plugin_files(world: &World) -> usize {
     let files = std::fs::read_dir(world.folder.join("state/plugins")).unwrap();
     let names = files.map(|file| file.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().ends_with(".wasm")).count()
+}
+
+/// A client that goes away in the middle of its upload once left the workers with a version that
+/// the supervisor knew nothing of: nobody would have looked after it.
+#[test]
+fn a_client_that_goes_away_does_not_stop_a_change_half_way() {
+    let world = World::new();
+    put(&world, "my", answering("(i32.const 1)", "a").as_bytes()).unwrap();
+    set(&world, "my").unwrap();
+    let file = answering("(i32.const 99)", "b");
+    let head = format!(
+        "PUT /v1/plugins/my HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{file}",
+        file.len()
+    );
+    world.with_a_worker_held(1, || {
+        let mut client = UnixStream::connect(&world.socket).unwrap();
+        client.write_all(head.as_bytes()).unwrap();
+        // Worker 0 has it, worker 1 cannot.
+        let adopted = |worker: &director::supervisor::WorkerSeat| {
+            worker.handle.memory.counters().read().updates
+        };
+        let before = adopted(&world.supervisor().workers[0]);
+        let memory = world.supervisor().workers[0].handle.memory.clone();
+        while memory.counters().read().updates == before {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(client);
+        // Time for the server to notice.
+        thread::sleep(Duration::from_millis(50));
+    });
+    let began = Instant::now();
+    while runs(&world).as_deref() != Some("my@2") {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", runs(&world));
+        thread::sleep(Duration::from_millis(1));
+    }
+    servers(&world, 0, 11);
+    world.look_after_plugins();
+    assert_eq!(runs(&world).as_deref(), Some("my@1"), "it is looked after");
 }
 
 #[test]
