@@ -3,6 +3,7 @@
 
 use crate::dumps;
 use crate::events::EventKind;
+use crate::plugin_report;
 use crate::plugin_store::Names;
 use crate::plugins::{self, PluginVersion, PluginsError};
 use crate::scheduler_name::{PluginName, SchedulerName};
@@ -39,10 +40,17 @@ impl Supervisor {
         let names = self.plugins.names();
         if let Some(version) = plugins::current(names, name)
             && plugins::failure(names, &version).is_none()
-            && self.plugins.plugin(&version).is_ok_and(|there| there.digest() == plugin.digest())
+            // Compiled only if it may be the same.
+            && plugin_report::about(self, &version).digest == plugin.digest()
+            && self.plugins.plugin(&version).is_ok()
         {
+            if version.number != 0 {
+                // Its file may be damaged, or gone, since it was loaded.
+                self.plugins.put(module).map_err(PluginsError::from)?;
+            }
             return Ok(self.current(version, true));
         }
+        plugins::check_room(self.plugins.names(), name)?;
         let (names, version) = plugins::uploaded(self.plugins.names(), name, &plugin);
         let names = self.prune(names, name);
         self.plugins.put(module).map_err(PluginsError::from)?;

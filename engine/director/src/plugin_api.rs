@@ -60,6 +60,7 @@ pub fn status(error: &PluginsError) -> StatusCode {
         | Stock { .. }
         | Capacity { .. }
         | Update { .. }
+        | TooManyNames
         | TooManyInstances { .. } => StatusCode::CONFLICT,
         Host(plugin_host::Error::Refused { .. } | plugin_host::Error::Params { .. }) => {
             StatusCode::UNPROCESSABLE_ENTITY

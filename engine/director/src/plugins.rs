@@ -12,6 +12,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
+/// Names that plugins may be uploaded under, so that neither disk nor memory fills up with them.
+const NAMES_MAX: usize = 256;
+
 /// One version of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PluginVersion {
@@ -130,6 +133,9 @@ pub enum PluginsError {
         /// As configured.
         limit: usize,
     },
+    /// There are too many names.
+    #[error("there are {NAMES_MAX} uploaded plugins already: remove one first")]
+    TooManyNames,
     /// A stored plugin cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -178,7 +184,7 @@ impl Plugins {
                 let stored = self.names().get(&version.name);
                 let stored = stored.and_then(|plugin| plugin.version(number));
                 let stored = stored.ok_or_else(|| unknown(self.names(), version))?;
-                self.host.load(version.name.as_str(), &self.store.module(stored)?)?
+                self.host.load_again(version.name.as_str(), &self.store.module(stored)?)?
             }
         };
         self.loaded.insert(version.clone(), plugin.clone());
@@ -305,6 +311,12 @@ fn unknown(names: &Names, version: &PluginVersion) -> PluginsError {
     let numbers = stock.into_iter().chain(stored.map(|version| version.number));
     let known = numbers.map(|number| format!("{}@{number}", version.name)).collect();
     PluginsError::UnknownVersion { version: version.clone(), known }
+}
+
+/// Whether a file may be uploaded under this name.
+pub fn check_room(names: &Names, name: &PluginName) -> Result<(), PluginsError> {
+    let fits = names.contains_key(name) || names.len() < NAMES_MAX;
+    if fits { Ok(()) } else { Err(PluginsError::TooManyNames) }
 }
 
 /// With this plugin as the current version of its name. Returns the version's number, too.

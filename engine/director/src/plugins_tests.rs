@@ -108,3 +108,16 @@ fn an_upload_is_the_current_version_and_has_a_number_of_its_own() {
     let stored = names[&name("my")].version(8).unwrap();
     assert_eq!((stored.digest.as_str(), stored.size), (plugin.digest(), plugin.size()));
 }
+
+#[test]
+fn there_is_room_for_so_many_names() {
+    let name = |number: usize| -> PluginName { format!("p{number}").parse().unwrap() };
+    let names: Names =
+        (0..NAMES_MAX).map(|number| (name(number), StoredPlugin::default())).collect();
+    check_room(&names, &name(0)).unwrap();
+    let refused = check_room(&names, &name(NAMES_MAX)).unwrap_err().to_string();
+    assert!(
+        refused.contains("256 uploaded plugins") && refused.contains("remove one"),
+        "{refused}"
+    );
+}

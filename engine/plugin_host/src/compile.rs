@@ -23,7 +23,7 @@ pub(crate) struct Compiler {
 
 /// Why there is no result.
 #[derive(Debug, PartialEq, Eq)]
-enum Stopped {
+pub(crate) enum Stopped {
     /// A thread that was left behind is still at work.
     Busy,
     /// There is no thread for it.
@@ -60,7 +60,7 @@ impl Compiler {
     }
 
     /// Does some work within a time. Who comes meanwhile waits, for the limit at most.
-    fn run<T: Send + 'static>(
+    pub fn run<T: Send + 'static>(
         &self,
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,

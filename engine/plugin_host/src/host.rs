@@ -29,6 +29,8 @@ stock!(
 pub struct PluginHost {
     engine: Engine,
     compiler: Arc<Compiler>,
+    /// Of what was accepted before: an upload that takes long must not keep a service from it.
+    own_compiler: Arc<Compiler>,
     limits: Limits,
     /// Stock plugins that were asked for.
     stock: Arc<[OnceLock<Plugin>; STOCK.len()]>,
@@ -39,7 +41,8 @@ impl PluginHost {
     pub fn new(limits: Limits) -> Result<PluginHost, Error> {
         let engine = Engine::new(&config(&limits))
             .map_err(|error| Error::Engine { reason: format!("{error:#}") })?;
-        Ok(PluginHost { engine, compiler: Arc::default(), limits, stock: Arc::default() })
+        let (compiler, own_compiler) = Default::default();
+        Ok(PluginHost { engine, compiler, own_compiler, limits, stock: Arc::default() })
     }
 
     /// The limits.
@@ -54,6 +57,12 @@ impl PluginHost {
         Plugin::load(&self.engine, &self.compiler, self.limits, name, file)
     }
 
+    /// Loads what was loaded before, by this process or an earlier one: neither waits for
+    /// [`load`](PluginHost::load) nor is refused because the compiler is busy there.
+    pub fn load_again(&self, name: &str, file: &[u8]) -> Result<Plugin, Error> {
+        Plugin::load(&self.engine, &self.own_compiler, self.limits, name, file)
+    }
+
     /// The stock plugin of this name, compiled when first asked for.
     pub fn stock(&self, name: &str) -> Result<Plugin, Error> {
         let index = stock_index(name)?;
@@ -61,7 +70,8 @@ impl PluginHost {
             return Ok(plugin.clone());
         }
         let file = STOCK_FILES[index];
-        let plugin = Plugin::load(&self.engine, &self.compiler, self.stock_limits(), name, file)?;
+        let plugin =
+            Plugin::load(&self.engine, &self.own_compiler, self.stock_limits(), name, file)?;
         Ok(self.stock[index].get_or_init(|| plugin).clone())
     }
 
@@ -114,4 +124,23 @@ fn config(limits: &Limits) -> Config {
         // Its results differ between machines, and a replay would, too.
         .wasm_relaxed_simd(false);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn an_upload_that_compiles_for_ever_keeps_nothing_else_from_compiling() {
+        let host = PluginHost::new(Limits::default()).unwrap();
+        let (finish, wait) = mpsc::channel::<()>();
+        let slow = host.compiler.run(Duration::ZERO, move || wait.recv().is_ok());
+        assert!(slow.is_err());
+        let file = STOCK_FILES[0];
+        assert!(matches!(host.load("my", file), Err(Error::CompilerBusy { .. })));
+        host.load_again("my", file).unwrap();
+        host.stock("rr").unwrap();
+        drop(finish);
+    }
 }

@@ -163,3 +163,19 @@ fn failures_between_two_looks_count_whatever_replaces_the_instance() {
     world.look_after_plugins();
     assert_eq!(runs(&world).as_deref(), Some("my@1"));
 }
+
+#[test]
+fn the_same_file_once_more_mends_a_damaged_one() {
+    let world = World::new();
+    let file = answering("(i32.const 1)", "a");
+    put(&world, "my", file.as_bytes()).unwrap();
+    for entry in std::fs::read_dir(world.folder.join("state/plugins")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "wasm") {
+            std::fs::write(path, b"nonsense").unwrap();
+        }
+    }
+    assert!(put(&world, "my", file.as_bytes()).unwrap().unchanged);
+    let again = World::after(world, &CONFIG.replace("\"rr\"", "\"my\""));
+    assert_eq!(runs(&again).as_deref(), Some("my@1"));
+}
