@@ -121,10 +121,14 @@ impl PluginStore {
     /// is not there yet is nobody's.
     pub fn open(state_dir: &Path) -> Result<PluginStore, StoreError> {
         let mut store = PluginStore::read(state_dir)?;
-        if store.folder.exists() {
-            store.hold()?;
+        if !store.folder.exists() {
+            return Ok(store);
         }
-        Ok(store)
+        match store.hold() {
+            // A disk that takes nothing keeps nobody from starting. An upload will say so.
+            Ok(()) | Err(StoreError::Io { .. }) => Ok(store),
+            Err(error) => Err(error),
+        }
     }
 
     /// A store that starts anew where the index is damaged; the damaged one is moved aside.
@@ -247,12 +251,14 @@ fn parse(text: &[u8]) -> Result<Names, String> {
         digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
     for (name, plugin) in &index.plugins {
+        // One more is given to the next upload.
+        let has_next = plugin.last < u32::MAX;
         let known = plugin.current == 0 || plugin.version(plugin.current).is_some();
         let numbered = plugin.versions.is_sorted_by(|one, next| one.number < next.number)
             && plugin.versions.iter().all(|version| (1..=plugin.last).contains(&version.number));
         // The digest becomes part of a path.
         let digests = plugin.versions.iter().all(|version| is_digest(&version.digest));
-        if !(known && numbered && digests) {
+        if !(known && numbered && digests && has_next) {
             return Err(format!("what it says of plugin {name} contradicts itself"));
         }
     }

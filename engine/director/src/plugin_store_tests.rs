@@ -83,6 +83,14 @@ fn a_store_belongs_to_one_director_at_a_time() {
 }
 
 #[test]
+fn a_store_on_a_disk_that_takes_nothing_can_be_read() {
+    let dir = StateDir::new();
+    fs::create_dir_all(dir.0.join("plugins/lock")).unwrap();
+    let mut store = PluginStore::open(&dir.0).unwrap();
+    assert!(store.put(b"one").unwrap_err().to_string().starts_with("cannot lock"));
+}
+
+#[test]
 fn damage_is_noticed() {
     let dir = StateDir::new();
     let mut store = PluginStore::read(&dir.0).unwrap();
@@ -103,6 +111,7 @@ fn damage_is_noticed() {
         (good.replace("\"format\": 1", "\"format\": 2"), "its format is 2"),
         (good.replace("\"current\": 1", "\"current\": 7"), "contradicts itself"),
         (good.replace("\"last\": 1", "\"last\": 0"), "contradicts itself"),
+        (good.replace("\"last\": 1", "\"last\": 4294967295"), "contradicts itself"),
         (good.replace(&digest(b"one"), "../../etc/passwd"), "contradicts itself"),
         (good.replace("\"my\"", "\"../my\""), "is no name of a plugin"),
     ] {
