@@ -63,4 +63,5 @@ pub mod signatures;
 pub mod supervisor;
 pub mod tables;
 pub mod views;
+mod watched;
 pub mod worker_thread;

@@ -42,6 +42,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time between two looks at what plugins do: how long a service whose plugin has trapped, or used
 /// up its fuel, goes by hash.
 const PLUGINS: Duration = Duration::from_millis(200);
+/// How long what is wrong with plugins at each look is not said again.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 /// How long a change in progress may hold up the end.
 const END: Duration = Duration::from_millis(500);
 
@@ -342,6 +344,7 @@ async fn serve(
     housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut plugins = tokio::time::interval(PLUGINS);
     plugins.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
@@ -350,15 +353,20 @@ async fn serve(
                 reload(&mut *supervisor.lock().await).await;
                 read_secrets_anew(access);
             }
-            _ = plugins.tick() => look_after_plugins(&mut *supervisor.lock().await).await,
+            _ = plugins.tick() => look_after_plugins(&mut *supervisor.lock().await, &mut told).await,
             _ = housekeeping.tick() => keep_house(&mut *supervisor.lock().await).await,
         }
     }
 }
 
-async fn look_after_plugins(supervisor: &mut Supervisor) {
-    if let Err(error) = supervisor.look_after_plugins().await {
+/// What is wrong at every look is said now and then. `told` is what was said last, and when.
+async fn look_after_plugins(supervisor: &mut Supervisor, told: &mut Option<(String, Instant)>) {
+    let Err(error) = supervisor.look_after_plugins().await else { return };
+    let error = error.to_string();
+    let known = |(last, when): &(String, Instant)| *last == error && when.elapsed() < SAID_AGAIN;
+    if !told.as_ref().is_some_and(known) {
         warn!("{error}");
+        *told = Some((error, Instant::now()));
     }
 }
 

@@ -2,12 +2,12 @@
 
 use crate::plugin_store::Names;
 use crate::plugins::{self, PluginVersion, Plugins, PluginsError};
-use crate::say;
 use crate::scheduler_name::{PluginName, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{ServiceEntry, Services};
-use dataplane::{Failure, Instance, SchedulerCounters, ServiceIndex, ServiceTable};
-use plugin_host::{Latency, LatencyCounts, Log, Params, Placement, Plugin, Prepared};
+use crate::watched::{LINES_A_LOOK, Watched};
+use dataplane::{Failure, Instance, ServiceIndex, ServiceTable};
+use plugin_host::{LatencyCounts, Params, Placement, Plugin, Prepared};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -38,41 +38,6 @@ impl PluginCounts {
             *reason += more;
         }
         self.latency.add(&other.latency);
-    }
-}
-
-/// What the control thread keeps of an instance that a worker has.
-struct Watched {
-    counters: Arc<SchedulerCounters>,
-    latency: Arc<Latency>,
-    log: Log,
-    /// Lines that were not kept, as far as that was told.
-    lost: u64,
-    /// Failures that were looked at.
-    seen: u64,
-}
-
-impl Watched {
-    /// Says what the plugin has logged.
-    fn say(&mut self, who: impl std::fmt::Display) {
-        for line in self.log.read() {
-            say!("{who}: {}", line.text);
-        }
-        let lost = self.log.lost();
-        if lost > self.lost {
-            say!("{who}: {} more lines than its log may have", lost - self.lost);
-            self.lost = lost;
-        }
-    }
-
-    /// Failures since they were looked at.
-    fn unseen(&self) -> u64 {
-        self.failures().saturating_sub(self.seen)
-    }
-
-    fn failures(&self) -> u64 {
-        let bad = [Failure::Trap, Failure::OutOfRange, Failure::Unavailable];
-        bad.iter().map(|&reason| self.counters.failures(reason)).sum()
     }
 }
 
@@ -398,7 +363,7 @@ impl Schedulers {
             })?;
         }
         let counters = instance.counters().clone();
-        Ok((instance, Watched { counters, latency, log, lost: 0, seen: 0 }))
+        Ok((instance, Watched::new(counters, latency, log)))
     }
 
     /// Fresh instances in place of those that trapped.
@@ -471,12 +436,16 @@ impl Schedulers {
     pub fn look(&mut self, services: &Services) -> Look {
         let failures = std::mem::take(&mut self.unseen);
         let mut look = Look { failures, ..Look::default() };
+        let mut lines = LINES_A_LOOK;
         for (&index, used) in &mut self.in_use {
             let Some(Runs { version, watched, .. }) = &mut used.runs else { continue };
             let service = services.service(index).map(|service| ServiceName(service.key));
             for (worker, its) in watched.iter_mut().enumerate() {
                 if let Some(service) = &service {
-                    its.say(format_args!("plugin {version} for {service} on worker {worker}"));
+                    its.say(
+                        format_args!("plugin {version} for {service} on worker {worker}"),
+                        &mut lines,
+                    );
                 }
                 add_failures(&mut look.failures, version, its.unseen());
                 its.seen = its.failures();
