@@ -125,9 +125,30 @@ impl PluginStore {
             return Ok(store);
         }
         match store.hold() {
+            Ok(()) => {
+                store.sweep();
+                Ok(store)
+            }
             // A disk that takes nothing keeps nobody from starting. An upload will say so.
-            Ok(()) | Err(StoreError::Io { .. }) => Ok(store),
+            Err(StoreError::Io { .. }) => Ok(store),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes what a crash between a module and its name has left.
+    fn sweep(&self) {
+        // Without any name the index may be gone, and is better not followed.
+        let (false, Ok(files)) = (self.names.is_empty(), fs::read_dir(&self.folder)) else {
+            return;
+        };
+        for file in files.flatten() {
+            let name = file.file_name();
+            let name = name.to_str().unwrap_or_default();
+            if name.ends_with(".wasm.new") {
+                let _ = fs::remove_file(file.path());
+            } else if let Some(digest) = name.strip_suffix(".wasm") {
+                self.discard(digest);
+            }
         }
     }
 

@@ -91,6 +91,29 @@ fn a_store_on_a_disk_that_takes_nothing_can_be_read() {
 }
 
 #[test]
+fn what_a_crash_has_left_goes_at_the_next_start() {
+    let dir = StateDir::new();
+    let mut store = PluginStore::open(&dir.0).unwrap();
+    store.put(b"one").unwrap();
+    store.set_names(names(&[(1, b"one")], 1)).unwrap();
+    store.put(b"without a name").unwrap();
+    fs::write(store.folder.join("0.wasm.new"), b"half").unwrap();
+    fs::write(store.folder.join("notes"), b"an operator's").unwrap();
+    drop(store);
+    let store = PluginStore::open(&dir.0).unwrap();
+    assert_eq!(store.module(&version(1, b"one")).unwrap(), b"one");
+    let mut left: Vec<_> = fs::read_dir(&store.folder)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    let module = format!("{}.wasm", digest(b"one"));
+    let mut expected = [&module, "index.json", "lock", "notes"];
+    expected.sort();
+    assert_eq!(left, expected);
+}
+
+#[test]
 fn damage_is_noticed() {
     let dir = StateDir::new();
     let mut store = PluginStore::read(&dir.0).unwrap();
