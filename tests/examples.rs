@@ -5,7 +5,7 @@ mod common;
 
 use common::metrics::Metrics;
 use common::plugins::upload;
-use common::{Site, http, http_rr};
+use common::{PATIENCE, Site, http, http_rr};
 use lab::{Config, Director, Family, Plan, get_once, real_server_address};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -114,6 +114,7 @@ fn slow_start_in_assemblyscript_lets_a_server_in_gently() {
     let still = stage.connect(210);
     assert!((9..=11).contains(&still["rs3"]), "{still:?}");
     stage.assert_it_chose(520);
-    let said = stage.director.process().output();
-    assert!(said.contains("1 new in service, with a tenth of the share at first"), "{said}");
+    let line = "1 new in service, with a tenth of the share at first";
+    let process = stage.director.process();
+    process.wait_until(PATIENCE, line, || process.output().contains(line)).unwrap();
 }

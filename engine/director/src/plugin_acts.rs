@@ -207,7 +207,8 @@ impl Supervisor {
     /// is benched for the service, an instance that trapped is replaced, a version that fails too
     /// often is rolled back. To be called a few times a second.
     pub async fn look_after_plugins(&mut self) -> Result<(), ChangeError> {
-        let look = self.schedulers.look(&self.services);
+        self.schedulers.say(&self.services);
+        let look = self.schedulers.look();
         let now = Instant::now();
         let plugins = &self.config.plugins;
         let (limit, window) = (u64::from(plugins.failures), plugins.window);

@@ -432,21 +432,27 @@ impl Schedulers {
         news
     }
 
-    /// Looks at what the plugins did since the last time, and says what they log.
-    pub fn look(&mut self, services: &Services) -> Look {
-        let failures = std::mem::take(&mut self.unseen);
-        let mut look = Look { failures, ..Look::default() };
+    /// Says what the plugins have logged since the last time.
+    pub fn say(&mut self, services: &Services) {
         let mut lines = LINES_A_LOOK;
         for (&index, used) in &mut self.in_use {
             let Some(Runs { version, watched, .. }) = &mut used.runs else { continue };
-            let service = services.service(index).map(|service| ServiceName(service.key));
+            let Some(service) = services.service(index) else { continue };
+            let service = ServiceName(service.key);
             for (worker, its) in watched.iter_mut().enumerate() {
-                if let Some(service) = &service {
-                    its.say(
-                        format_args!("plugin {version} for {service} on worker {worker}"),
-                        &mut lines,
-                    );
-                }
+                let who = format_args!("plugin {version} for {service} on worker {worker}");
+                its.say(who, &mut lines);
+            }
+        }
+    }
+
+    /// Looks at what the plugins did since the last time.
+    pub fn look(&mut self) -> Look {
+        let failures = std::mem::take(&mut self.unseen);
+        let mut look = Look { failures, ..Look::default() };
+        for (&index, used) in &mut self.in_use {
+            let Some(Runs { version, watched, .. }) = &mut used.runs else { continue };
+            for its in watched.iter_mut() {
                 add_failures(&mut look.failures, version, its.unseen());
                 its.seen = its.failures();
             }

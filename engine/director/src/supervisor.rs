@@ -377,6 +377,8 @@ impl Supervisor {
         self.services = services;
         self.send_all(tables, changes, settings);
         let adopted = self.adopted().await;
+        // The last words of what was replaced.
+        self.schedulers.say(&self.services);
         for (service, skipped) in self.schedulers.installed(prepared) {
             self.tell_skipped(service, &skipped);
         }
