@@ -58,11 +58,14 @@ impl Supervisor {
         let label = plugin.label().map(|label| format!(" ({label})")).unwrap_or_default();
         self.plugins.insert(version.clone(), plugin);
         let began = Instant::now();
-        if let Err(error) = self.move_to_names(names, Otherwise::Refuse).await {
-            self.plugins.forget_unknown();
-            self.plugins.discard(&digest);
-            return Err(error);
-        }
+        let result = match self.move_to_names(names, Otherwise::Refuse).await {
+            Err(error) if !error.is_in_force() => {
+                self.plugins.forget_unknown();
+                self.plugins.discard(&digest);
+                return Err(error);
+            }
+            in_force => in_force,
+        };
         self.swaps.record(began.elapsed());
         let current = self.current(version, false);
         let message = format!(
@@ -71,7 +74,7 @@ impl Supervisor {
             services_text(current.services)
         );
         self.events.add(EventKind::Upload, &current.version.scheduler_name(), None, message, None);
-        Ok(current)
+        result.map(|()| current)
     }
 
     /// Goes back to a former version: `to`, or the newest before the current one that works.
@@ -84,7 +87,10 @@ impl Supervisor {
         let (names, version) = plugins::rolled_back(self.plugins.names(), name, to)?;
         self.watch.forgive(&version);
         let began = Instant::now();
-        self.move_to_names(names, Otherwise::Refuse).await?;
+        let result = match self.move_to_names(names, Otherwise::Refuse).await {
+            Err(error) if !error.is_in_force() => return Err(error),
+            in_force => in_force,
+        };
         self.swaps.record(began.elapsed());
         if let Some(former) = former {
             self.watch.count_rollback(former, false);
@@ -102,7 +108,7 @@ impl Supervisor {
             message,
             None,
         );
-        Ok(current)
+        result.map(|()| current)
     }
 
     /// Removes a version, or the whole plugin, that no service uses.
@@ -163,7 +169,7 @@ impl Supervisor {
         let forgiven = self.schedulers.forgive(index);
         let began = Instant::now();
         let result = self.commit(Change::of(services)).await;
-        if let Err(ChangeError::Services(_) | ChangeError::Plugins(_)) = &result {
+        if result.as_ref().is_err_and(|error| !error.is_in_force()) {
             forgiven.into_iter().for_each(|version| self.schedulers.bench(index, version));
         }
         result?;
@@ -231,7 +237,10 @@ impl Supervisor {
         for (service, version) in &look.benched {
             self.schedulers.bench(*service, version.clone());
         }
-        self.move_to_names(names, Otherwise::NextBest).await?;
+        let result = self.move_to_names(names, Otherwise::NextBest).await;
+        if result.as_ref().is_err_and(|error| !error.is_in_force()) {
+            return result;
+        }
         let mut dumps = self.dumps_of_returned();
         for (version, count) in &failed {
             self.tell_failed(version, *count, window, dumps.remove(version));
@@ -248,7 +257,7 @@ impl Supervisor {
                 self.tell_restored(*service, version, dump);
             }
         }
-        Ok(())
+        result
     }
 
     /// Writes one dump for each version whose replaced instances hold a failure.

@@ -54,6 +54,16 @@ pub enum ChangeError {
     },
 }
 
+impl ChangeError {
+    /// Whether the change is in force all the same, as far as it can be.
+    pub fn is_in_force(&self) -> bool {
+        match self {
+            ChangeError::Services(_) | ChangeError::Plugins(_) => false,
+            ChangeError::Steer(_) | ChangeError::NotAdopted { .. } => true,
+        }
+    }
+}
+
 /// Why a reload did not take place.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {

@@ -179,3 +179,18 @@ fn the_same_file_once_more_mends_a_damaged_one() {
     let again = World::after(world, &CONFIG.replace("\"rr\"", "\"my\""));
     assert_eq!(runs(&again).as_deref(), Some("my@1"));
 }
+
+/// What is in force is told of, also when a worker that hangs makes the answer an error.
+#[test]
+fn an_upload_that_a_worker_has_not_adopted_in_time_is_told_of() {
+    let world = World::new();
+    put(&world, "my", answering("(i32.const 1)", "a").as_bytes()).unwrap();
+    set(&world, "my").unwrap();
+    let file = answering("(i32.const 0)", "b");
+    let late = world.with_a_worker_held(1, || put(&world, "my", file.as_bytes())).unwrap_err();
+    assert!(late.contains("has not adopted the change"), "{late}");
+    assert_eq!(runs(&world).as_deref(), Some("my@2"));
+    let events = world.ask("GET", "/v1/events", "").unwrap();
+    assert!(events.contains("plugin my@2 was uploaded"), "{events}");
+    assert_eq!(plugin_files(&world), 2);
+}
