@@ -297,17 +297,19 @@ impl Supervisor {
         window: Duration,
         dump: Option<PathBuf>,
     ) {
-        self.watch.count_rollback(version.clone(), true);
         // For those who mean it by its number, too, which need not be the current version.
         let choices = plugins::choices(self.plugins.names(), &version.scheduler_name());
         let now = match choices.first() {
+            // Nothing comes before the stock plugin.
+            Some(next) if next == version => "its flows went by hash, and it goes on".to_owned(),
             Some(next) => format!("{next} takes its place"),
             None => "there is no version to take its place, so new flows go by hash".to_owned(),
         };
-        let message = format!(
-            "plugin {version} failed {count} times within {} s and is rolled back: {now}",
-            window.as_secs()
-        );
+        if choices.first() != Some(version) {
+            self.watch.count_rollback(version.clone(), true);
+        }
+        let window = window.as_secs();
+        let message = format!("plugin {version} failed {count} times within {window} s: {now}");
         self.events.add(
             EventKind::AutomaticRollback,
             &version.scheduler_name(),

@@ -71,11 +71,11 @@ impl Config {
     /// The config file's text, for an API at `socket`. What the director keeps goes beside it.
     pub fn text(&self, socket: &Path) -> String {
         let mut text = String::new();
+        let state_dir = socket.with_file_name("state");
+        let _ = writeln!(text, "state_dir = \"{}\"", state_dir.display());
         if !self.top.is_empty() {
             let _ = writeln!(text, "{}", self.top.trim_end());
         }
-        let state_dir = socket.with_file_name("state");
-        let _ = writeln!(text, "state_dir = \"{}\"", state_dir.display());
         let _ = writeln!(text, "[[interface]]\nname = \"{NIC}\"");
         if !self.interface.is_empty() {
             let _ = writeln!(text, "{}", self.interface.trim_end());
