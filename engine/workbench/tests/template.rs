@@ -2,5 +2,5 @@
 //! changes there and breaks it is seen here first.
 
 #[path = "../template/lib.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // only its own tests use it
 mod template;

@@ -7,15 +7,8 @@ use shunt_sdk::{Flow, Server};
 #[path = "../../sdk/tests/histories/mod.rs"]
 mod histories;
 
-/// A host whose servers have these weights and active connections.
 fn host(servers: &[(u32, u32)]) -> Host<NeverQueue> {
-    let mut host = Host::new(0, 1);
-    let weights: Vec<_> = servers.iter().map(|&(weight, _)| weight).collect();
-    host.set_weights(&weights);
-    for (slot, &(_, active)) in servers.iter().enumerate() {
-        host.set_load(slot, active, 0);
-    }
-    host
+    histories::host(servers)
 }
 
 #[test]

@@ -207,6 +207,7 @@ fn the_kernels_counters_show_a_worker_that_sleeps() {
     let census = interface.ports[0].census();
     assert_eq!((census.rx, census.fill, census.is_conserved()), (64, 0, true), "{census:?}");
     assert!(statistics.rx_fill_ring_empty_descs > 0, "{statistics:?}");
+    assert_eq!(statistics.rx_dropped, 36, "{statistics:?}");
     assert_eq!((monitor.queue(), monitor.mode().name()), (0, "copy"));
     // Its turn has come: the first 64 are there, and the port itself saw an empty fill ring.
     let mut reflector = Reflector::new();

@@ -4,12 +4,23 @@
 #![allow(dead_code)] // each test file uses some of it
 
 use proptest::prelude::*;
-use shunt_sdk::testing::Event;
-use shunt_sdk::{Flow, Server};
+use shunt_sdk::testing::{Event, Host};
+use shunt_sdk::{Flow, Scheduler, Server};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Slots that are in use at most: more than two vectors of load keys.
 const SLOTS: usize = 40;
+
+/// A host whose servers have these weights and active connections.
+pub fn host<S: Scheduler>(servers: &[(u32, u32)]) -> Host<S> {
+    let mut host = Host::new(0, 1);
+    let weights: Vec<_> = servers.iter().map(|&(weight, _)| weight).collect();
+    host.set_weights(&weights);
+    for (slot, &(_, active)) in servers.iter().enumerate() {
+        host.set_load(slot, active, 0);
+    }
+    host
+}
 
 /// Up to 200 events over up to 40 servers, which come, go, drain, and get more or fewer connections
 /// between flows.
