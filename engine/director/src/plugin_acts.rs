@@ -263,7 +263,7 @@ impl Supervisor {
     /// Writes one dump for each version whose replaced instances hold a failure.
     fn dumps_of_returned(&mut self) -> BTreeMap<PluginVersion, PathBuf> {
         let mut dumps = BTreeMap::new();
-        for (_, service, instance) in self.take_returned() {
+        for (service, instance) in self.take_returned() {
             let Some(dump) = Dump::of(instance) else { continue };
             let Some(version) = self.version_of(service, &dump) else { continue };
             // A version that traps all the time must not fill the disk.

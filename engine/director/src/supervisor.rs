@@ -427,15 +427,10 @@ impl Supervisor {
         }
     }
 
-    /// The instances that the last change has replaced, with their workers.
-    pub(crate) fn take_returned(&mut self) -> Vec<(usize, ServiceIndex, Box<Instance>)> {
-        let workers = self.workers.iter_mut().enumerate();
-        workers
-            .flat_map(|(worker, seat)| {
-                let returned = std::mem::take(&mut seat.returned);
-                returned.into_iter().map(move |(service, instance)| (worker, service, instance))
-            })
-            .collect()
+    /// The instances that the last change has replaced.
+    pub(crate) fn take_returned(&mut self) -> Vec<(ServiceIndex, Box<Instance>)> {
+        let workers = self.workers.iter_mut();
+        workers.flat_map(|seat| std::mem::take(&mut seat.returned)).collect()
     }
 
     /// Waits until every worker has adopted everything that it was sent.
