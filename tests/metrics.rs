@@ -11,7 +11,7 @@ use common::metrics::Metrics;
 use common::{DNS, HTTP, PATIENCE, Site, http, service, wait_for_list};
 use dataplane::{Capacity, DropReason, Failure, Seeds};
 use director::metrics::{Kind, METRICS};
-use director::supervisor::{ServedInterface, WorkerSeat};
+use director::seats::{ServedInterface, WorkerSeat};
 use director::{clock, exposition};
 use lab::{
     Config, Director, Family, NIC, Plan, VirtualService, Wire, get_once, real_server_address, vip,

@@ -56,6 +56,7 @@ pub mod reload;
 pub mod run;
 pub mod scheduler_name;
 pub mod schedulers;
+pub mod seats;
 pub mod secret_files;
 pub mod service_name;
 pub mod services;

@@ -38,9 +38,8 @@ fn a_client_that_goes_away_does_not_stop_a_change_half_way() {
         let mut client = UnixStream::connect(&world.socket).unwrap();
         client.write_all(head.as_bytes()).unwrap();
         // Worker 0 has it, worker 1 cannot.
-        let adopted = |worker: &director::supervisor::WorkerSeat| {
-            worker.handle.memory.counters().read().updates
-        };
+        let adopted =
+            |worker: &director::seats::WorkerSeat| worker.handle.memory.counters().read().updates;
         let before = adopted(&world.supervisor().workers[0]);
         let memory = world.supervisor().workers[0].handle.memory.clone();
         while memory.counters().read().updates == before {
