@@ -171,11 +171,9 @@ fn server(number: u8, family: Family) -> IpAddr {
 
 fn set_up() -> (Supervisor, Worker<XskPort>) {
     let services = FAMILIES.into_iter().flat_map(|family| {
-        ["tcp", "udp"].map(|protocol| VirtualService {
-            address: SocketAddr::new(vip(family), 80),
-            protocol,
-            scheduler: "rr",
-            real_servers: vec![(server(1, family), 1), (server(2, family), 1)],
+        ["tcp", "udp"].map(|protocol| {
+            let servers = vec![(server(1, family), 1), (server(2, family), 1)];
+            VirtualService::new(protocol, SocketAddr::new(vip(family), 80), "rr", servers)
         })
     });
     let config = Config {

@@ -42,12 +42,9 @@ pub fn service(
     count: u8,
 ) -> VirtualService {
     let port = if protocol == "udp" { DNS } else { HTTP };
-    VirtualService {
-        address: SocketAddr::new(vip(family), port),
-        protocol,
-        scheduler,
-        real_servers: (1..=count).map(|number| (real_server_address(number, family), 1)).collect(),
-    }
+    let real_servers = (1..=count).map(|number| (real_server_address(number, family), 1));
+    let address = SocketAddr::new(vip(family), port);
+    VirtualService::new(protocol, address, scheduler, real_servers.collect())
 }
 
 /// HTTP over IPv4 by `rr` to the first `count` real servers.
@@ -68,13 +65,19 @@ pub struct Site {
 impl Site {
     /// Waits for its turn on this machine, builds the network and starts servers.
     pub fn build(plan: Plan, families: &'static [Family]) -> Site {
-        let lock = MachineLock::acquire().unwrap();
-        let topology = plan.build().unwrap();
-        let mut site = Site { servers: vec![], echoes: vec![], topology, families, _lock: lock };
+        let mut site = Site::without_servers(plan, families);
         for number in 1..=site.topology.real_servers.len() as u8 {
             site.serve(number);
         }
         site
+    }
+
+    /// Waits for its turn on this machine and builds the network. Real servers that are bare get
+    /// their VIP before they serve.
+    pub fn without_servers(plan: Plan, families: &'static [Family]) -> Site {
+        let lock = MachineLock::acquire().unwrap();
+        let topology = plan.build().unwrap();
+        Site { servers: vec![], echoes: vec![], topology, families, _lock: lock }
     }
 
     /// Starts the servers of one real server.

@@ -25,11 +25,30 @@ pub struct VirtualService {
     pub protocol: &'static str,
     /// The scheduler's name.
     pub scheduler: &'static str,
+    /// Further TOML of the service, tables included, before its real servers.
+    pub more: String,
     /// Real servers with their weights.
     pub real_servers: Vec<(IpAddr, u16)>,
 }
 
 impl VirtualService {
+    /// A service of which all else is as it is by default.
+    pub fn new(
+        protocol: &'static str,
+        address: SocketAddr,
+        scheduler: &'static str,
+        real_servers: Vec<(IpAddr, u16)>,
+    ) -> VirtualService {
+        VirtualService { address, protocol, scheduler, more: String::new(), real_servers }
+    }
+
+    /// The service with this TOML beside what it has: keys first, tables after them.
+    pub fn with(mut self, more: &str) -> VirtualService {
+        self.more.push_str(more.trim_end());
+        self.more.push('\n');
+        self
+    }
+
     /// The name by which commands refer to it.
     pub fn name(&self) -> String {
         format!("{}:{}", self.protocol, self.address)
@@ -38,10 +57,13 @@ impl VirtualService {
 
 impl fmt::Display for VirtualService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let VirtualService { address, protocol, scheduler, real_servers } = self;
+        let VirtualService { address, protocol, scheduler, more, real_servers } = self;
         writeln!(f, "[[virtual_service]]")?;
         writeln!(f, "address = \"{address}\"\nprotocol = \"{protocol}\"")?;
         writeln!(f, "scheduler = \"{scheduler}\"")?;
+        if !more.is_empty() {
+            writeln!(f, "{}", more.trim_end())?;
+        }
         real_servers.iter().try_for_each(|(address, weight)| {
             writeln!(f, "[[virtual_service.real_server]]")?;
             writeln!(f, "address = \"{address}\"\nweight = {weight}")

@@ -2,7 +2,8 @@
 //!
 //! Everything is made inside namespaces of its own, never on the host's interfaces, and is removed
 //! when its value is dropped, when a signal ends the process, or, had the process no chance, by
-//! the next [`sweep_leftovers`]. Nothing but the command `ip` of iproute2 is needed.
+//! the next [`sweep_leftovers`]. Nothing but the command `ip` of iproute2 is needed, and `mount` where
+//! a machine has files of its own.
 
 mod cleanup;
 mod command;
@@ -15,6 +16,7 @@ mod huge_pages;
 mod lock;
 mod netns;
 mod offload;
+mod own_files;
 mod process;
 mod symlink;
 mod temp_dir;
@@ -33,6 +35,7 @@ pub use http_server::HttpServer;
 pub use huge_pages::HugePages;
 pub use lock::{LOCK_FILE, MachineLock};
 pub use netns::{Netns, require_root, sweep_leftovers};
+pub use own_files::OwnFiles;
 pub use process::Process;
 pub use symlink::Symlink;
 pub use temp_dir::TempDir;

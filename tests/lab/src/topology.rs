@@ -133,13 +133,15 @@ pub struct Plan {
     queues: u8,
     ipv6: bool,
     vlan: Option<u16>,
+    bare: bool,
 }
 
 impl Plan {
     /// Two real servers, one queue, IPv4, no VLAN. `purpose` becomes part of the namespaces'
     /// names; an empty one leaves them as short as can be.
     pub fn new(purpose: &str) -> Plan {
-        Plan { purpose: purpose.to_owned(), real_servers: 2, queues: 1, ipv6: false, vlan: None }
+        let purpose = purpose.to_owned();
+        Plan { purpose, real_servers: 2, queues: 1, ipv6: false, vlan: None, bare: false }
     }
 
     /// So many real servers, at most 9.
@@ -163,6 +165,13 @@ impl Plan {
     /// The director's network as this VLAN of the switch.
     pub fn vlan(mut self, id: u16) -> Plan {
         self.vlan = Some(id);
+        self
+    }
+
+    /// Machines as they come: the VIP is nowhere, and the real servers answer and ask by ARP as a
+    /// kernel does by itself. What direct routing needs beyond addresses and routes is for shunt.
+    pub fn bare(mut self) -> Plan {
+        self.bare = true;
         self
     }
 
@@ -296,6 +305,9 @@ impl Topology {
         self.director.sysctl("net.ipv4.ip_forward", "0")?;
         self.plug_in(&self.director, "director", Place::DIRECTOR)?;
         self.default_route(&self.director)?;
+        if self.plan.bare {
+            return Ok(());
+        }
         self.families().iter().try_for_each(|&family| {
             self.host_address(&self.director, vip(family), &self.director_interface())
         })
@@ -305,16 +317,33 @@ impl Topology {
         let netns = self.real_server(number);
         self.set_families(netns)?;
         netns.sysctl("net.ipv4.ip_forward", "0")?;
-        // The RS holds the VIP, but must neither answer ARP requests for it nor ask with it.
+        if self.plan.bare {
+            self.leave_as_it_comes(netns)?;
+        } else {
+            self.prepare_real_server(netns)?;
+        }
+        self.plug_in(netns, &format!("rs{number}"), Place::real_server(number))?;
+        self.default_route(netns)
+    }
+
+    /// What direct routing needs: the RS holds the VIP, but neither answers ARP requests for it nor
+    /// asks with it.
+    fn prepare_real_server(&self, netns: &Netns) -> Result<()> {
         for scope in ["all", "lo"] {
             netns.sysctl(&format!("net.ipv4.conf.{scope}.arp_ignore"), "1")?;
             netns.sysctl(&format!("net.ipv4.conf.{scope}.arp_announce"), "2")?;
         }
-        for &family in self.families() {
-            self.host_address(netns, vip(family), "lo")?;
+        self.families().iter().try_for_each(|&family| self.host_address(netns, vip(family), "lo"))
+    }
+
+    /// The kernel's own values, whatever a new namespace has taken over from the host.
+    fn leave_as_it_comes(&self, netns: &Netns) -> Result<()> {
+        for scope in ["all", "default", "lo"] {
+            for name in ["arp_ignore", "arp_announce", "rp_filter"] {
+                netns.sysctl(&format!("net.ipv4.conf.{scope}.{name}"), "0")?;
+            }
         }
-        self.plug_in(netns, &format!("rs{number}"), Place::real_server(number))?;
-        self.default_route(netns)
+        Ok(())
     }
 
     fn default_route(&self, netns: &Netns) -> Result<()> {

@@ -73,6 +73,27 @@ fn only_the_director_answers_for_the_vip() {
 }
 
 #[test]
+fn bare_machines_have_no_vip_and_answer_for_whatever_they_hold() {
+    let _lock = MachineLock::acquire().unwrap();
+    let topology = Plan::new("lab").ipv6().bare().build().unwrap();
+    let machines = [&topology.director, topology.real_server(1), topology.real_server(2)];
+    for family in [Family::V4, Family::V6] {
+        for machine in machines {
+            let addresses = machine.ip("address show").unwrap();
+            assert!(!addresses.contains(&vip(family).to_string()), "{addresses}");
+        }
+    }
+    // ARP flux, as a kernel does it by itself: the VIP is on lo, the request comes in on eth0.
+    let rs = topology.real_server(2);
+    rs.ip(&format!("address add {}/32 dev lo", vip(Family::V4))).unwrap();
+    let _ = get_once(&topology.client, SocketAddr::new(vip(Family::V4), 80), "/").unwrap_err();
+    let neighbors = topology.router.ip("neigh show").unwrap();
+    let mac = lab::mac_text(lab::real_server_mac(2));
+    let line = format!("{} dev eth0 lladdr {mac}", vip(Family::V4));
+    assert!(neighbors.contains(&line), "{line} in {neighbors}");
+}
+
+#[test]
 fn udp_is_echoed_and_silence_is_an_error() {
     let _lock = MachineLock::acquire().unwrap();
     let mut topology = Plan::new("lab").real_servers(1).build().unwrap();

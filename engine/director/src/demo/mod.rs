@@ -130,14 +130,10 @@ fn build(own_file: PathBuf, say: &Narrator) -> Result<Stage, DemoError> {
             HttpServer::start(topology.real_server(number), &name(number), anywhere)
         })
         .collect::<Result<_, _>>()?;
-    let service = VirtualService {
-        address: SocketAddr::new(lab::vip(Family::V4), PORT),
-        protocol: "tcp",
-        scheduler: "rr",
-        real_servers: (1..=REAL_SERVERS)
-            .map(|number| (lab::real_server_address(number, Family::V4), 1))
-            .collect(),
-    };
+    let real_servers =
+        (1..=REAL_SERVERS).map(|number| (lab::real_server_address(number, Family::V4), 1));
+    let address = SocketAddr::new(lab::vip(Family::V4), PORT);
+    let service = VirtualService::new("tcp", address, "rr", real_servers.collect());
     let begun = Instant::now();
     let director = Director::start(&topology, &own_file, &Config::of(vec![service.clone()]))?;
     let stage = Stage { director, _servers: servers, topology, service };
