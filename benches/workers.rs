@@ -181,6 +181,10 @@ impl Port for MarkedPort {
         self.port.send(burst)
     }
 
+    fn make(&mut self, length: usize) -> Option<Packet> {
+        self.port.make(length)
+    }
+
     fn release(&mut self, packet: Packet) {
         self.port.release(packet);
     }

@@ -20,6 +20,7 @@ mod flow_table;
 mod latency;
 mod parse;
 mod peers;
+mod probe;
 mod scheduler;
 mod service_table;
 mod settings;
@@ -34,6 +35,7 @@ pub use drop_reason::DropReason;
 pub use flow_key::Seeds;
 pub use flow_state::FlowState;
 pub use latency::{Latency, LatencyCounts};
+pub use probe::{PROBE_MAX, Probe};
 pub use scheduler::{
     Candidate, Failure, Instance, Load, NewFlow, SERVERS_PER_SERVICE_MAX, Scheduler,
     SchedulerCounters,

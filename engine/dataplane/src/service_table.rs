@@ -281,6 +281,11 @@ impl ServiceTable {
         self.routes.get(usize::from(index.0))
     }
 
+    /// Where frames for the server at `index` go, if it has a neighbor.
+    pub(crate) fn destination(&self, index: ServerIndex) -> Option<Destination> {
+        self.route(index).filter(|route| route.vlans.is_some()).map(|route| route.destination)
+    }
+
     /// Whether a server's flows are to end at once.
     pub(crate) fn expires(&self) -> bool {
         self.expires

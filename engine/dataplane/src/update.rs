@@ -3,6 +3,7 @@
 //! The control thread prepares everything; the worker only swaps. An update comes back with what
 //! it replaced, so that whatever has to be freed is freed on the control thread.
 
+use crate::probe::{PROBES_MAX, Probe};
 use crate::scheduler::Instance;
 use crate::service_table::{ServiceIndex, ServiceTable};
 use crate::settings::Settings;
@@ -29,12 +30,18 @@ pub struct Update {
 pub struct ControlEnd {
     updates: Producer<Box<Update>>,
     adopted: Consumer<Box<Update>>,
+    probes: Producer<Probe>,
 }
 
 impl ControlEnd {
     /// Sends an update. A full mailbox (a worker that has not turned for 64 updates) gives it back.
     pub fn send(&mut self, update: Box<Update>) -> Result<(), Box<Update>> {
         self.updates.push(update).map_err(|rtrb::PushError::Full(update)| update)
+    }
+
+    /// Has the worker send a probe in its next turn. Whether there was room for it.
+    pub fn probe(&mut self, probe: Probe) -> bool {
+        self.probes.push(probe).is_ok()
     }
 
     /// Takes back an update that the worker has adopted, with what it replaced inside.
@@ -49,6 +56,8 @@ pub struct WorkerEnd {
     adopted: Producer<Box<Update>>,
     /// The update that is adopted in part.
     pub(crate) under_way: Option<Adoption>,
+    /// The probes to send.
+    pub(crate) probes: Consumer<Probe>,
 }
 
 /// An update whose table and settings are in place, and some of its schedulers.
@@ -90,8 +99,14 @@ impl WorkerEnd {
 pub fn mailbox() -> (ControlEnd, WorkerEnd) {
     let (updates_in, updates_out) = RingBuffer::new(MAILBOX_SIZE);
     let (adopted_in, adopted_out) = RingBuffer::new(MAILBOX_SIZE);
+    let (probes_in, probes_out) = RingBuffer::new(PROBES_MAX);
     (
-        ControlEnd { updates: updates_in, adopted: adopted_out },
-        WorkerEnd { updates: updates_out, adopted: adopted_in, under_way: None },
+        ControlEnd { updates: updates_in, adopted: adopted_out, probes: probes_in },
+        WorkerEnd {
+            updates: updates_out,
+            adopted: adopted_in,
+            under_way: None,
+            probes: probes_out,
+        },
     )
 }

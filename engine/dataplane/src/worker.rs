@@ -1,6 +1,7 @@
 //! A worker: one queue's packets from arrival to departure.
 
 use crate::decision::{Arrival, Decider, Moment, V4, V6};
+use crate::direct_routing::rewrite;
 use crate::drop_reason::DropReason;
 use crate::expiry::Sweep;
 use crate::flow_key::{FlowHasher, Key, Seeds};
@@ -90,6 +91,9 @@ impl<P: Port> Worker<P> {
         if received != 0 {
             self.forward(now);
         }
+        if !self.mailbox.probes.is_empty() {
+            self.send_probes();
+        }
         self.port.flush();
         self.port.refill();
         self.sweep_v4.step(&mut self.decider, now, received == 0);
@@ -99,9 +103,9 @@ impl<P: Port> Worker<P> {
     }
 
     /// Sleeps until a packet or an update arrives, at most for `timeout`; not at all while an
-    /// update is only adopted in part.
+    /// update is only adopted in part or a probe waits for a frame.
     pub fn sleep(&mut self, timeout: Duration) {
-        if self.mailbox.under_way.is_some() {
+        if self.mailbox.under_way.is_some() || !self.mailbox.probes.is_empty() {
             return;
         }
         self.decider.counts.sleeps += 1;
@@ -224,6 +228,30 @@ impl<P: Port> Worker<P> {
         counts.received += received as u64;
         counts.received_bytes += bytes;
         counts.forwarded += forwarded as u64;
+    }
+
+    /// Sends a burst of probes, or as many as there are free frames for. One whose real server has
+    /// no neighbor, or which finds the TX ring full, is lost: whoever sent it hears no answer.
+    #[cold]
+    fn send_probes(&mut self) {
+        debug_assert!(self.burst.is_empty(), "received packets have been dealt with");
+        let source = self.port.mac().into();
+        while self.burst.len() < BURST_MAX
+            && let Ok(probe) = self.mailbox.probes.peek()
+        {
+            if let Some(destination) = self.decider.table.destination(probe.server()) {
+                let Some(packet) = self.port.make(probe.packet().len()) else { break };
+                let bytes = self.port.bytes_mut(&packet);
+                bytes.copy_from_slice(probe.packet());
+                rewrite(bytes, destination, source);
+                self.burst.push(packet);
+            }
+            let _ = self.mailbox.probes.pop();
+        }
+        self.port.send(&mut self.burst);
+        for packet in self.burst.drain(..) {
+            self.port.release(packet);
+        }
     }
 
     /// Decides about one packet of the burst, whatever it is.

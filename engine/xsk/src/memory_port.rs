@@ -165,6 +165,10 @@ impl Port for MemoryPort {
         self.queue.send(burst, self.tx_ring_size.saturating_sub(queued) as usize)
     }
 
+    fn make(&mut self, length: usize) -> Option<Packet> {
+        self.queue.make(length)
+    }
+
     #[inline]
     fn release(&mut self, packet: Packet) {
         self.queue.release(packet);

@@ -96,6 +96,10 @@ pub trait Port {
     /// in [`PortCounters::tx_ring_full`].
     fn send(&mut self, burst: &mut Vec<Packet>) -> usize;
 
+    /// A packet that was not received, of `length` bytes that are yet to be written. `None` if no
+    /// frame is free, or none is that long.
+    fn make(&mut self, length: usize) -> Option<Packet>;
+
     /// Gives the frame back without sending the packet.
     fn release(&mut self, packet: Packet);
 

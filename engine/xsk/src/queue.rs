@@ -113,6 +113,17 @@ impl Queue {
         sent
     }
 
+    pub(crate) fn make(&mut self, length: usize) -> Option<Packet> {
+        if length > self.umem.frame_size() as usize {
+            return None;
+        }
+        let address = self.free.pop()?;
+        #[cfg(debug_assertions)]
+        self.ledger.change(address, Place::Free, Place::Held);
+        self.held += 1;
+        Some(Packet { address, length: length as u32, options: 0 })
+    }
+
     #[inline]
     pub(crate) fn release(&mut self, packet: Packet) {
         let frame = packet.address & self.umem.frame_mask();

@@ -262,6 +262,10 @@ impl Port for XskPort {
         self.queue.send(burst, usize::MAX)
     }
 
+    fn make(&mut self, length: usize) -> Option<Packet> {
+        self.queue.make(length)
+    }
+
     #[inline]
     fn release(&mut self, packet: Packet) {
         self.queue.release(packet);
