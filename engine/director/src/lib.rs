@@ -35,6 +35,7 @@ pub mod dumps;
 pub mod durations;
 pub mod events;
 pub mod exposition;
+pub mod health;
 pub mod links;
 pub mod listen;
 pub mod listing;

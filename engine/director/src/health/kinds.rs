@@ -1,0 +1,237 @@
+//! What is asked of a real server: keepalived's kinds of checks where they make sense, and `dr`.
+
+use dataplane::ServiceKey;
+use regex::bytes::{Regex, RegexBuilder};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Bytes that a compiled pattern, and the states that its search remembers, may take each.
+const PATTERN_SIZE_MAX: usize = 1 << 20;
+
+/// The health check of a virtual service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// The port that is asked; `None`: the service's.
+    pub port: Option<u16>,
+    /// From the beginning of one check to that of the next.
+    pub interval: Duration,
+    /// How long one check may take, not longer than `interval`.
+    pub timeout: Duration,
+    /// Checks in a row that must pass before a server that is down is up.
+    pub rise: u32,
+    /// Checks in a row that must fail before a server that is up is down.
+    pub fall: u32,
+    /// How much earlier or later than told a check may begin, as a share of `interval`, 0 to 1:
+    /// so that the servers are not asked all at once.
+    pub jitter: f64,
+    /// What happens to the flows of a server that goes down.
+    pub on_failure: OnFailure,
+}
+
+// `jitter` is within a range, and thereby a number.
+impl Eq for HealthCheck {}
+
+impl HealthCheck {
+    /// Seconds between two checks, unless told otherwise.
+    pub const INTERVAL: Duration = Duration::from_secs(5);
+    /// Seconds that a check may take, unless told otherwise; the interval if that is shorter.
+    pub const TIMEOUT: Duration = Duration::from_secs(2);
+    /// Checks in a row that take a server up, unless told otherwise.
+    pub const RISE: u32 = 2;
+    /// Checks in a row that take a server down, unless told otherwise.
+    pub const FALL: u32 = 3;
+    /// Share of the interval that is left to chance, unless told otherwise.
+    pub const JITTER: f64 = 0.1;
+}
+
+/// What happens to the flows of a server that goes down. New flows go elsewhere either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// They stay until they end, as with weight 0.
+    #[default]
+    Drain,
+    /// They end with their next packet, so that clients connect anew.
+    Expire,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Does it take a connection?
+    Tcp,
+    /// Does it answer a request, over TLS or not?
+    Http(HttpCheck),
+    /// Does it answer a datagram, or at least not say that nobody listens?
+    Udp(UdpCheck),
+    /// Does it know a name?
+    Dns(DnsCheck),
+    /// Does a program say that it is well?
+    Command(CommandCheck),
+    /// Does it take a connection for the VIP itself? Asked by the data plane.
+    Dr,
+}
+
+impl CheckKind {
+    /// Its name, as the config writes it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CheckKind::Tcp => "tcp",
+            CheckKind::Http(HttpCheck { tls: None, .. }) => "http",
+            CheckKind::Http(HttpCheck { tls: Some(_), .. }) => "https",
+            CheckKind::Udp(_) => "udp",
+            CheckKind::Dns(_) => "dns",
+            CheckKind::Command(_) => "command",
+            CheckKind::Dr => "dr",
+        }
+    }
+}
+
+/// A GET request (RFC 9110) by HTTP/1.1. Redirects are not followed: their status is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// Path and query.
+    pub path: String,
+    /// The value of the header Host; `None`: the server's address.
+    pub host: Option<String>,
+    /// The statuses that are well.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// What the first 64 KiB of the answer's body must match.
+    pub body: Option<Pattern>,
+    /// With TLS.
+    pub tls: Option<TlsCheck>,
+}
+
+/// TLS, 1.2 or later.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsCheck {
+    /// Who must have signed the server's certificate, which must also be for `server_name` and
+    /// in its time; `None`: any certificate will do.
+    pub ca: Option<Authority>,
+    /// The name that is asked for, and that the certificate must be for; `None`: that of the
+    /// header Host, if it is a name, else the server's address.
+    pub server_name: Option<String>,
+}
+
+/// A file of certificates of authorities, and what it held when it was read. It is read again with
+/// the config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// The file.
+    pub path: PathBuf,
+    /// Its certificates, DER.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+/// A datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpCheck {
+    /// What is sent; it may be empty.
+    pub send: String,
+    /// What the answer must match; `None`: silence is well, but not an ICMP error.
+    pub expect: Option<Pattern>,
+    /// How long an ICMP error is waited for before silence is well.
+    pub silence: Duration,
+}
+
+/// A query (RFC 1035), over the protocol of the service. Any answer with NOERROR is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsCheck {
+    /// The name asked for.
+    pub name: String,
+    /// The type of the record asked for, as in "A".
+    pub record: String,
+}
+
+/// A program that exits with 0 if the server is well. It is told of the server by its environment:
+/// SHUNT_SERVICE, SHUNT_VIP, SHUNT_PORT and SHUNT_SERVER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandCheck {
+    /// Its path, which is absolute, and its arguments.
+    pub command: Vec<String>,
+}
+
+/// A regular expression over bytes; its classes are those of ASCII.
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles `text`; the error says in one line what is wrong with it.
+    pub fn new(text: &str) -> Result<Pattern, String> {
+        let regex = RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(PATTERN_SIZE_MAX)
+            .dfa_size_limit(PATTERN_SIZE_MAX)
+            .build();
+        // A syntax error is drawn over several lines; the last says what it is.
+        regex.map(Pattern).map_err(|error| {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or_default();
+            last.trim_start_matches("error: ").to_owned()
+        })
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether it matches anywhere in `bytes`.
+    pub fn is_match(&self, bytes: &[u8]) -> bool {
+        self.0.is_match(bytes)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.as_str())
+    }
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// On behalf of which service.
+    pub service: ServiceKey,
+    /// The real server.
+    pub server: IpAddr,
+    /// The port: the check's, or the service's.
+    pub port: u16,
+}
+
+impl Target {
+    /// The real server's own address with the port.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.server, self.port)
+    }
+}
+
+impl HealthCheck {
+    /// Asks once, within `timeout`. The error is one short clause for a listing, as in "connect to
+    /// 172.17.100.1:80: refused".
+    pub async fn ask(&self, target: &Target) -> Result<(), String> {
+        match tokio::time::timeout(self.timeout, check(&self.kind, target)).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no answer within {:?}", self.timeout)),
+        }
+    }
+}
+
+/// Asks once, and waits as long as it takes: the caller applies the timeout. `Dr` is not asked
+/// here, but by the data plane.
+pub async fn check(kind: &CheckKind, target: &Target) -> Result<(), String> {
+    let _ = target;
+    Err(format!("{} is not asked here", kind.name()))
+}
