@@ -57,7 +57,9 @@ pub fn resolve(supervisor: &mut Supervisor, families: &[Family], servers: u8, vl
     for &family in families {
         for number in 1..=servers {
             let address = real_server_address(number, family);
-            supervisor.neighbors.place(address, Reach::OnLink { interface: 0, link, vlans });
+            supervisor
+                .neighbors
+                .place(address, Reach::OnLink { interface: 0, link, vlans, source: None });
             let mac = Some(real_server_mac(number));
             supervisor.neighbors.learned(link, address, KernelState::Permanent, mac, clock::now());
         }

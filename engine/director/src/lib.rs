@@ -43,6 +43,7 @@ pub mod log;
 pub mod metrics;
 pub mod neighbors;
 pub mod netlink;
+pub mod netlink_read;
 pub mod plugin_acts;
 mod plugin_api;
 pub mod plugin_cli;

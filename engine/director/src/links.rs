@@ -25,6 +25,8 @@ pub enum Route {
         link: u32,
         /// The gateway.
         gateway: Option<IpAddr>,
+        /// The address of the director's own that the kernel would send from.
+        source: Option<IpAddr>,
     },
     /// The address is the director's own.
     Local,
@@ -69,7 +71,7 @@ impl Links {
     /// of the served interfaces.
     pub fn reach(&self, served: &[u32], route: &Route) -> Reach {
         let impossible = |reason: String| Reach::Impossible(reason);
-        let link = match route {
+        let (link, source) = match route {
             Route::Local => {
                 return impossible(
                     "it is an address of the director itself; a real server is another machine"
@@ -86,13 +88,13 @@ impl Links {
                     "it is behind the gateway {gateway}; direct routing changes MAC addresses only, so it must be on a network that the director is on"
                 ));
             }
-            Route::Out { link, gateway: None } => *link,
+            Route::Out { link, gateway: None, source } => (*link, *source),
         };
         match self.below(served, link) {
             Some((interface, tags)) if tags.len() <= TAGS_MAX => {
                 let mut vlans = [0; TAGS_MAX];
                 vlans[..tags.len()].copy_from_slice(&tags);
-                Reach::OnLink { interface, link, vlans }
+                Reach::OnLink { interface, link, vlans, source }
             }
             Some(_) => {
                 impossible(format!("{} adds more than {TAGS_MAX} VLAN tags", self.name(link)))
@@ -129,6 +131,9 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
+    const OWN: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(172, 17, 100, 3)));
 
     /// eth0 (2), eth0.5 (3) on it, eth0.5.7 (4) on that, one more (5), eth1 (6) apart.
     fn links() -> Links {
@@ -148,12 +153,15 @@ mod tests {
     }
 
     fn reach(served: &[u32], link: u32) -> Reach {
-        links().reach(served, &Route::Out { link, gateway: None })
+        links().reach(served, &Route::Out { link, gateway: None, source: OWN })
     }
 
     #[test]
     fn a_server_is_on_the_interface_or_on_a_vlan_of_it() {
-        let on_link = |interface, link, vlans| Reach::OnLink { interface, link, vlans };
+        let on_link = |interface, link, vlans| {
+            let source = OWN;
+            Reach::OnLink { interface, link, vlans, source }
+        };
         assert_eq!(reach(&[2], 2), on_link(0, 2, [0, 0]));
         assert_eq!(reach(&[2], 3), on_link(0, 3, [5, 0]));
         assert_eq!(reach(&[6, 2], 4), on_link(1, 4, [5, 7]));
@@ -173,7 +181,10 @@ mod tests {
                 "no route to it (unreachable)",
             ),
             (
-                links().reach(&[2], &Route::Out { link: 2, gateway: Some([10, 0, 0, 1].into()) }),
+                links().reach(
+                    &[2],
+                    &Route::Out { link: 2, gateway: Some([10, 0, 0, 1].into()), source: OWN },
+                ),
                 "gateway 10.0.0.1",
             ),
         ] {

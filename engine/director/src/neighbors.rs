@@ -49,9 +49,29 @@ pub enum Reach {
         link: u32,
         /// VLAN ids, outermost first; 0: none.
         vlans: [u16; 2],
+        /// The address of the director's own that the kernel would send from (RTA_PREFSRC).
+        source: Option<IpAddr>,
     },
     /// Not in a way that direct routing can use: why, and what to do.
     Impossible(String),
+}
+
+impl Reach {
+    /// Whether both are the same, apart from the address that the kernel would send from.
+    fn same_place(&self, other: &Reach) -> bool {
+        match (self, other) {
+            (
+                Reach::OnLink { interface, link, vlans, .. },
+                Reach::OnLink {
+                    interface: other_interface,
+                    link: other_link,
+                    vlans: other_vlans,
+                    ..
+                },
+            ) => (interface, link, vlans) == (other_interface, other_link, other_vlans),
+            _ => self == other,
+        }
+    }
 }
 
 /// What a neighbor's state is called in listings and metrics.
@@ -158,7 +178,8 @@ impl Neighbors {
     /// The routes now say that `address` is reached like this. Returns whether that is news.
     pub fn place(&mut self, address: IpAddr, reach: Reach) -> bool {
         let Some(entry) = self.entries.get_mut(&address) else { return false };
-        if entry.reach == reach {
+        if entry.reach.same_place(&reach) {
+            entry.reach = reach;
             return false;
         }
         // What was learned on another link says nothing about this one.
@@ -199,6 +220,22 @@ impl Neighbors {
             }
         }
         before != (entry.forwards_to(), entry.takes_new_flows())
+    }
+
+    /// A machine on `link` has said (by ARP, or by neighbor discovery) that it has `address` and
+    /// this MAC address. Returns whether the workers need to know.
+    ///
+    /// The kernel would not always listen: it ignores an ARP request with another MAC address
+    /// within a second of its entry's last change (LOCKTIME, arp_process in net/ipv4/arp.c).
+    pub fn heard(&mut self, link: u32, address: IpAddr, mac: [u8; 6], now: Millis) -> bool {
+        let Some(entry) = self.on_link(link, address) else { return false };
+        if entry.kernel == KernelState::Permanent || entry.mac == Some(mac) {
+            return false;
+        }
+        entry.mac = Some(mac);
+        entry.failed = false;
+        entry.ask_at = now;
+        true
     }
 
     /// The kernel dropped an entry from its table, which says nothing about the neighbor: it is
@@ -271,6 +308,11 @@ impl Neighbors {
     pub fn takes_new_flows(&self, interface: usize, address: IpAddr) -> bool {
         self.neighbor(interface, address).is_some()
             && self.entries.get(&address).is_some_and(Entry::takes_new_flows)
+    }
+
+    /// How an address is reached; nothing if it is not wanted.
+    pub fn reach(&self, address: IpAddr) -> Option<&Reach> {
+        self.entries.get(&address).map(|entry| &entry.reach)
     }
 
     /// The state of an address for listings and metrics.

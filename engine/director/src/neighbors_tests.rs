@@ -11,7 +11,10 @@ fn rs() -> IpAddr {
 fn placed() -> Neighbors {
     let mut neighbors = Neighbors::default();
     assert_eq!(neighbors.want([rs()]), [rs()]);
-    assert!(neighbors.place(rs(), Reach::OnLink { interface: 0, link: LINK, vlans: [5, 0] }));
+    assert!(
+        neighbors
+            .place(rs(), Reach::OnLink { interface: 0, link: LINK, vlans: [5, 0], source: None })
+    );
     neighbors
 }
 
@@ -143,7 +146,7 @@ fn a_dump_without_an_entry_means_that_the_kernel_has_none() {
 #[test]
 fn a_server_that_moved_to_another_link_is_resolved_anew() {
     let mut neighbors = resolved();
-    let elsewhere = Reach::OnLink { interface: 1, link: 9, vlans: [0, 0] };
+    let elsewhere = Reach::OnLink { interface: 1, link: 9, vlans: [0, 0], source: None };
     assert!(neighbors.place(rs(), elsewhere.clone()));
     assert!(!neighbors.place(rs(), elsewhere));
     assert_eq!(neighbors.neighbor(0, rs()), None);
@@ -179,4 +182,24 @@ fn what_failed_with_its_link_is_asked_for_as_soon_as_the_link_is_back() {
     assert_eq!(kinds(&mut neighbors, 3_200), [], "that was another interface");
     neighbors.link_up(0, 3_200);
     assert_eq!(kinds(&mut neighbors, 3_200), [AskKind::Resolve]);
+}
+
+#[test]
+fn a_claim_that_is_heard_is_followed_at_once_and_then_confirmed() {
+    let mut neighbors = resolved();
+    assert!(!neighbors.heard(LINK, rs(), OLD, 10), "no news");
+    assert!(!neighbors.heard(LINK + 1, rs(), NEW, 10), "on another link");
+    assert!(neighbors.heard(LINK, rs(), NEW, 10));
+    assert_eq!(neighbors.neighbor(0, rs()).unwrap().mac, NEW);
+    assert_eq!(kinds(&mut neighbors, 10), [AskKind::Probe]);
+}
+
+#[test]
+fn another_source_address_is_no_other_place() {
+    let mut neighbors = resolved();
+    let source = Some([172, 17, 100, 3].into());
+    let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [5, 0], source };
+    assert!(!neighbors.place(rs(), reach.clone()));
+    assert_eq!(neighbors.reach(rs()), Some(&reach));
+    assert!(neighbors.takes_new_flows(0, rs()));
 }

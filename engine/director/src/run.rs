@@ -15,7 +15,7 @@ use crate::seats::{ServedInterface, WorkerSeat};
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, Supervisor};
 use crate::worker_thread::WorkerThread;
-use crate::{api, netlink, say, warn};
+use crate::{api, netlink, netlink_read, say, warn};
 use dataplane::Seeds;
 use plugin_host::PluginHost;
 use std::io::{self, Read};
@@ -180,10 +180,10 @@ async fn attach(supervisor: &Arc<Mutex<Supervisor>>) -> Result<(), xsk::Error> {
         let supervisor = supervisor.lock().await;
         supervisor.interfaces.iter().map(|interface| interface.index).collect()
     };
-    let before = netlink::with_carrier(&links).await;
+    let before = netlink_read::with_carrier(&links).await;
     supervisor.lock().await.attach()?;
     let as_before = async {
-        while !netlink::with_carrier(&links).await.is_superset(&before) {
+        while !netlink_read::with_carrier(&links).await.is_superset(&before) {
             tokio::time::sleep(CARRIER_CHECK).await;
         }
     };

@@ -131,7 +131,7 @@ mod tests {
         neighbors.want([rs(1), rs(2)]);
         for host in [1, 2] {
             services.add_server(&key(), rs(host), Some(u16::from(host))).unwrap();
-            let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0] };
+            let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0], source: None };
             neighbors.place(rs(host), reach);
             neighbors.learned(LINK, rs(host), KernelState::Reachable, Some(MAC), 0);
         }

@@ -168,7 +168,7 @@ impl World {
     pub fn neighbor(&self, host: u8, state: KernelState, mac: Option<[u8; 6]>) {
         block_on(async {
             let mut supervisor = self.supervisor.lock().await;
-            let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0] };
+            let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0], source: None };
             supervisor.neighbors.place(rs(host), reach);
             supervisor.neighbors.learned(LINK, rs(host), state, mac, clock::now());
             supervisor.publish().await.unwrap();
