@@ -64,7 +64,7 @@ pub fn open(options: &InterfaceOptions) -> Result<Interface, Error> {
     Ok(Interface { name: nic.name, index: nic.index, mac: nic.mac, steer, ports, monitors })
 }
 
-fn check(options: &InterfaceOptions) -> Result<(), Error> {
+pub(crate) fn check(options: &InterfaceOptions) -> Result<(), Error> {
     let ring_size = options.ring_size;
     if !ring_size.is_power_of_two() || !RING_SIZES.contains(&ring_size) {
         let reason = "a power of two from 64 to 32768 would do";
@@ -77,13 +77,23 @@ fn check(options: &InterfaceOptions) -> Result<(), Error> {
     Ok(())
 }
 
+/// The bytes of a frame of this size that a packet may have with this driver.
+fn room(driver: &str, size: u32) -> u32 {
+    let unit = if WHOLE_KIB_DRIVERS.contains(&driver) { 1024 } else { 1 };
+    (size - HEADROOM) / unit * unit
+}
+
+/// The largest MTU whose packets fit into one frame.
+pub(crate) fn largest_mtu(driver: &str) -> u32 {
+    room(driver, FRAME_SIZES[1]) - FRAMING
+}
+
 /// The smallest frame that holds the interface's largest packet.
-fn frame_size(nic: &Nic) -> Result<u32, Error> {
+pub(crate) fn frame_size(nic: &Nic) -> Result<u32, Error> {
     let packet = nic.mtu.saturating_add(FRAMING);
-    let unit = if WHOLE_KIB_DRIVERS.contains(&nic.driver.as_str()) { 1024 } else { 1 };
-    let room = |size: u32| (size - HEADROOM) / unit * unit;
-    FRAME_SIZES.into_iter().find(|&size| packet <= room(size)).ok_or_else(|| {
-        let largest = room(FRAME_SIZES[1]) - FRAMING;
+    let fits = |size: &u32| packet <= room(&nic.driver, *size);
+    FRAME_SIZES.into_iter().find(fits).ok_or_else(|| {
+        let largest = largest_mtu(&nic.driver);
         let reason = format!(
             "an MTU of {} needs packets of several frames, which shunt does not take; \
              `ip link set dev {} mtu {largest}` mends it",
@@ -94,7 +104,7 @@ fn frame_size(nic: &Nic) -> Result<u32, Error> {
 }
 
 /// The queues to open: all that there are, in order.
-fn choose_queues(name: &str, has: Channels, asked: &Queues) -> Result<Vec<u32>, Error> {
+pub(crate) fn choose_queues(name: &str, has: Channels, asked: &Queues) -> Result<Vec<u32>, Error> {
     let refuse = |reason| Err(Error::Queues { interface: name.to_owned(), reason });
     let all: Vec<u32> = (0..has.rx).collect();
     let chosen = match asked {
