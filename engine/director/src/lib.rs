@@ -15,6 +15,7 @@
 //!
 //! A library so that tests can run the very functions that the program runs.
 
+pub mod addresses;
 pub mod api;
 pub mod api_access;
 pub mod api_address;
@@ -36,6 +37,7 @@ pub mod durations;
 pub mod events;
 pub mod exposition;
 pub mod health;
+pub mod layer2;
 pub mod links;
 pub mod listen;
 pub mod listing;

@@ -3,6 +3,7 @@
 mod counting_allocator;
 mod forwarding;
 mod frames;
+mod packet_socket;
 mod pair;
 mod refusals;
 mod steering;
