@@ -141,7 +141,7 @@ fn comment(mark: Option<String>) -> String {
 }
 
 /// A TOML basic string (<https://toml.io/en/v1.0.0#string>).
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

@@ -138,6 +138,14 @@ pub struct UdpCheck {
     pub silence: Duration,
 }
 
+impl UdpCheck {
+    /// The silence that is well, of a check that may take `timeout`: it must end before the check
+    /// has failed.
+    pub fn silence(timeout: Duration) -> Duration {
+        timeout / 2
+    }
+}
+
 /// A query (RFC 1035), over the protocol of the service. Any answer with NOERROR is well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsCheck {
@@ -224,9 +232,14 @@ impl HealthCheck {
     pub async fn ask(&self, target: &Target) -> Result<(), String> {
         match tokio::time::timeout(self.timeout, check(&self.kind, target)).await {
             Ok(result) => result,
-            Err(_) => Err(format!("no answer within {:?}", self.timeout)),
+            Err(_) => Err(format!("no answer within {}", plain_seconds(self.timeout))),
         }
     }
+}
+
+/// A time as listings show it: "2 s", "0.5 s".
+pub fn plain_seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
 }
 
 /// Asks once, and waits as long as it takes: the caller applies the timeout. `Dr` is not asked
