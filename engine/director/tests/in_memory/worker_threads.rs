@@ -46,6 +46,9 @@ impl Port for Quiet {
     fn send(&mut self, burst: &mut Vec<Packet>) -> usize {
         self.port.send(burst)
     }
+    fn make(&mut self, length: usize) -> Option<Packet> {
+        self.port.make(length)
+    }
     fn release(&mut self, packet: Packet) {
         self.port.release(packet);
     }
