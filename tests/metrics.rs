@@ -326,11 +326,12 @@ impl Rig {
         let topology = &site.topology;
         let watch = || {
             let opened = xsk::open(&InterfaceOptions::new(NIC)).unwrap();
-            let served = ServedInterface::new(opened.name, opened.index, Some(opened.steer));
+            let xsk::Interface { name, index, mac, steer, ports, .. } = opened;
+            let served = ServedInterface::new(name, index, mac, Some(steer));
             let mut supervisor = supervise(&config, served, vec![], Limits::default());
             block_on(supervisor.begin()).unwrap();
             supervisor.attach().unwrap();
-            drop(opened.ports);
+            drop(ports);
             let counter = "shunt_interface_packets_passed_total no_socket";
             let mut raised = BTreeSet::new();
             wait_until(PATIENCE, counter, || {
@@ -353,7 +354,7 @@ fn by_queues_in_memory() -> BTreeSet<String> {
     let capacity = Capacity { flows_v4: 1_024, flows_v6: 1_024 };
     let made = dataplane::workers(vec![port], capacity, Seeds([1, 2])).unwrap();
     let (mut worker, handle) = made.into_iter().next().unwrap();
-    let interface = ServedInterface::new(NIC.into(), 7, None);
+    let interface = ServedInterface::new(NIC.into(), 7, frames::DIRECTOR_MAC, None);
     let out_of_fuel = Limits { schedule_fuel: 1, ..Limits::default() };
     let seats = vec![WorkerSeat::new(0, 0, 0, handle, None)];
     let mut supervisor = supervise(&Config::of(vec![tcp(HTTP)]), interface, seats, out_of_fuel);

@@ -47,7 +47,8 @@ pub fn open(config: &lab::Config) -> (Supervisor, Vec<Worker<XskPort>>) {
         .zip(interface.monitors)
         .map(|(handle, monitor)| WorkerSeat::new(0, monitor.queue(), 0, handle, Some(monitor)))
         .collect();
-    let served = ServedInterface::new(interface.name, interface.index, Some(interface.steer));
+    let xsk::Interface { name, index, mac, steer, .. } = interface;
+    let served = ServedInterface::new(name, index, mac, Some(steer));
     (supervise(config, served, seats, Limits::default()), made)
 }
 

@@ -51,6 +51,17 @@ pub enum Mode {
     Copy,
 }
 
+/// What a start does when another machine answers for a VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DuplicateVip {
+    /// It says who it is, and ends.
+    #[default]
+    Refuse,
+    /// It says who it is, and adds and announces the VIP all the same.
+    Take,
+}
+
 /// Which of an interface's queues are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Queues {
@@ -125,6 +136,10 @@ pub struct Config {
     pub capacity: Capacity,
     /// Timeouts and the like.
     pub settings: Settings,
+    /// Whether the director adds, announces and removes the VIPs.
+    pub manage_vip: bool,
+    /// What happens if another machine answers for one.
+    pub duplicate_vip: DuplicateVip,
     /// The interfaces, at least one.
     pub interfaces: Vec<InterfaceConfig>,
     /// Where the director listens for commands, and to whom.
@@ -228,6 +243,9 @@ pub(crate) struct Written {
     pub flows: Option<Spanned<i64>>,
     pub flows_v6: Option<Spanned<i64>>,
     pub state_dir: Option<Spanned<String>>,
+    pub manage_vip: Option<bool>,
+    #[serde(default)]
+    pub duplicate_vip: DuplicateVip,
     #[serde(default)]
     pub unknown_flow: WrittenUnknownFlow,
     #[serde(default)]

@@ -56,6 +56,8 @@ pub(crate) fn check(
                 WrittenUnknownFlow::Schedule => UnknownFlow::Schedule,
             },
         },
+        manage_vip: written.manage_vip.unwrap_or(true),
+        duplicate_vip: written.duplicate_vip,
         interfaces: check.interfaces(&written.interface),
         api: check.api(&written.api),
         metrics_listen: check.metrics_listen(&written.metrics.listen),

@@ -1,4 +1,4 @@
-use crate::config::{BusyPollConfig, Config, Mode, Poll, Problem, Queues};
+use crate::config::{BusyPollConfig, Config, DuplicateVip, Mode, Poll, Problem, Queues};
 use crate::scheduler_name::stock_only;
 use dataplane::{Protocol, Timeouts, UnknownFlow};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,7 @@ fn defaults_are_those_that_are_documented() {
     assert_eq!((config.capacity.flows_v4, config.capacity.flows_v6), (1_000_000, 250_000));
     assert_eq!(config.settings.timeouts, Timeouts::default());
     assert_eq!(config.settings.unknown_flow, UnknownFlow::Drop);
+    assert_eq!((config.manage_vip, config.duplicate_vip), (true, DuplicateVip::Refuse));
     assert_eq!(config.interfaces[0].mode, Mode::Auto);
     assert_eq!(config.interfaces[0].queues, Queues::All);
     assert_eq!(config.interfaces[0].cores, None);
@@ -77,6 +78,8 @@ poll = "busy"
 flows = 2_000_000
 flows_v6 = 5_000
 unknown_flow = "schedule"
+manage_vip = false
+duplicate_vip = "take"
 timeouts = { tcp = 1, tcpfin = 2, udp = 3 }
 api = { socket = "/tmp/s" }
 metrics = { listen = "[::1]:80" }
@@ -102,6 +105,7 @@ weight = 65535
     assert_eq!(config.poll, Poll::Busy);
     assert_eq!((config.capacity.flows_v4, config.capacity.flows_v6), (2_000_000, 5_000));
     assert_eq!(config.settings.unknown_flow, UnknownFlow::Schedule);
+    assert_eq!((config.manage_vip, config.duplicate_vip), (false, DuplicateVip::Take));
     let timeouts = config.settings.timeouts;
     assert_eq!((timeouts.established, timeouts.fin_wait, timeouts.udp), (1, 2, 3));
     assert_eq!(config.api.socket, PathBuf::from("/tmp/s"));

@@ -1,6 +1,8 @@
 //! Writes a config file that says what is in force: what `shunt save` prints.
 
-use crate::config::{BusyPollConfig, Config, InterfaceConfig, METRICS_OFF, Mode, Poll, Queues};
+use crate::config::{
+    BusyPollConfig, Config, DuplicateVip, InterfaceConfig, METRICS_OFF, Mode, Poll, Queues,
+};
 use crate::config_api::{ApiConfig, ApiListen, TlsFiles};
 use crate::config_plugins::PluginsConfig;
 use crate::service_name::protocol_name;
@@ -35,6 +37,11 @@ fn write_settings(text: &mut String, config: &Config) -> fmt::Result {
     writeln!(text, "flows_v6 = {}", config.capacity.flows_v6)?;
     writeln!(text, "unknown_flow = \"{unknown_flow}\"")?;
     writeln!(text, "state_dir = {}", quoted(&config.state_dir.to_string_lossy()))?;
+    let duplicate_vip = match config.duplicate_vip {
+        DuplicateVip::Refuse => "refuse",
+        DuplicateVip::Take => "take",
+    };
+    writeln!(text, "manage_vip = {}\nduplicate_vip = \"{duplicate_vip}\"", config.manage_vip)?;
     let timeouts = config.settings.timeouts;
     writeln!(text, "\n[timeouts]\ntcp = {}", timeouts.established)?;
     writeln!(text, "tcpfin = {}\nudp = {}", timeouts.fin_wait, timeouts.udp)?;
@@ -170,6 +177,8 @@ flows = 5000
 unknown_flow = "schedule"
 state_dir = '/var/a "quoted\ path'
 timeouts = { tcp = 7 }
+manage_vip = false
+duplicate_vip = "take"
 metrics = { listen = "off" }
 [plugins]
 memory = 2000000

@@ -177,6 +177,8 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         ("[[interface]]", running.interfaces != new.interfaces),
         ("[api]", running.api != new.api),
         ("[metrics]", running.metrics_listen != new.metrics_listen),
+        ("manage_vip", running.manage_vip != new.manage_vip),
+        ("duplicate_vip", running.duplicate_vip != new.duplicate_vip),
         ("state_dir", running.state_dir != new.state_dir),
         ("stack of [plugins]", running.plugins.limits.stack != new.plugins.limits.stack),
     ];

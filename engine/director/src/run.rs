@@ -221,8 +221,8 @@ fn start(config: Config, path: &Path) -> Result<(Supervisor, Vec<WorkerThread>),
     let mut ports = Vec::new();
     let mut places: Vec<(usize, usize, Monitor)> = Vec::new();
     for (position, (interface, cores)) in opened.into_iter().zip(cores).enumerate() {
-        let Interface { name, index, steer, ports: its_ports, monitors, .. } = interface;
-        served.push(ServedInterface::new(name, index, Some(steer)));
+        let Interface { name, index, mac, steer, ports: its_ports, monitors, .. } = interface;
+        served.push(ServedInterface::new(name, index, mac, Some(steer)));
         ports.extend(its_ports);
         places.extend(monitors.into_iter().zip(cores).map(|(m, core)| (position, core, m)));
     }

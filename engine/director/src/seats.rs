@@ -12,6 +12,8 @@ pub struct ServedInterface {
     pub name: String,
     /// Its index.
     pub index: u32,
+    /// Its MAC address: that of packets that come, and of those that leave.
+    pub mac: [u8; 6],
     /// Its XDP program; `None` where packets come from memory.
     pub steer: Option<Steer>,
     /// How the program is attached; `None` while it is not.
@@ -23,9 +25,9 @@ pub struct ServedInterface {
 
 impl ServedInterface {
     /// An interface whose program is not attached.
-    pub fn new(name: String, index: u32, steer: Option<Steer>) -> ServedInterface {
+    pub fn new(name: String, index: u32, mac: [u8; 6], steer: Option<Steer>) -> ServedInterface {
         let tables = TableMaker::default();
-        ServedInterface { name, index, steer, attached: None, carrier: true, tables }
+        ServedInterface { name, index, mac, steer, attached: None, carrier: true, tables }
     }
 }
 

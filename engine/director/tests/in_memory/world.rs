@@ -118,7 +118,7 @@ impl World {
 
         let host = PluginHost::new(config.plugins.limits).unwrap();
         let plugins = Plugins::new(host, PluginStore::read(&config.state_dir).unwrap());
-        let interfaces = vec![ServedInterface::new("eth0".into(), LINK, None)];
+        let interfaces = vec![ServedInterface::new("eth0".into(), LINK, DIRECTOR_MAC, None)];
         let supervisor = Supervisor::new(config, config_path, interfaces, seats, plugins, 3);
         let supervisor = Arc::new(tokio::sync::Mutex::new(supervisor));
         let mut threads: Vec<_> =
