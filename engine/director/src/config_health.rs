@@ -3,9 +3,10 @@
 
 use crate::config_check::Check;
 use crate::config_text::quoted;
+use crate::health::doing::plain_seconds;
 use crate::health::kinds::{
     Authority, CheckKind, CommandCheck, DnsCheck, HealthCheck, HttpCheck, OnFailure, Pattern,
-    TlsCheck, UdpCheck, plain_seconds,
+    TlsCheck, UdpCheck,
 };
 use dataplane::{Protocol, ServiceKey};
 use domain::base::{Name, Rtype};
@@ -16,8 +17,9 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -501,11 +503,10 @@ fn read_authority(path: &Path) -> Result<Authority, String> {
         return Err(unusable("there is none".to_owned()));
     }
     let mut roots = RootCertStore::empty();
-    for certificate in &certificates {
-        roots.add(certificate.clone()).map_err(|cause| unusable(cause.to_string()))?;
+    for certificate in certificates {
+        roots.add(certificate).map_err(|cause| unusable(cause.to_string()))?;
     }
-    let certificates = certificates.iter().map(|certificate| certificate.to_vec()).collect();
-    Ok(Authority { path: PathBuf::from(path), certificates })
+    Ok(Authority { path: path.to_owned(), roots: Arc::new(roots) })
 }
 
 /// Writes the table so that it reads the same.

@@ -1,12 +1,23 @@
 //! What is asked of a real server: keepalived's kinds of checks where they make sense, and `dr`.
 
+use super::doing::Doing;
+use super::{command, dns, http, tcp, udp};
 use dataplane::ServiceKey;
 use regex::bytes::{Regex, RegexBuilder};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::rustls::RootCertStore;
+
+/// Sockets of checks at once. A process may have 1024 files open unless it is told otherwise.
+static SOCKETS: Semaphore = Semaphore::const_new(512);
+/// Programs of checks at once.
+static COMMANDS: Semaphore = Semaphore::const_new(32);
 
 /// Bytes that a compiled pattern, and the states that its search remembers, may take each.
 const PATTERN_SIZE_MAX: usize = 1 << 20;
@@ -119,13 +130,21 @@ pub struct TlsCheck {
 
 /// A file of certificates of authorities, and what it held when it was read. It is read again with
 /// the config.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Authority {
     /// The file.
     pub path: PathBuf,
-    /// Its certificates, DER.
-    pub certificates: Vec<Vec<u8>>,
+    /// Its certificates.
+    pub roots: Arc<RootCertStore>,
 }
+
+impl PartialEq for Authority {
+    fn eq(&self, other: &Authority) -> bool {
+        self.path == other.path && self.roots.roots == other.roots.roots
+    }
+}
+
+impl Eq for Authority {}
 
 /// A datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,23 +247,40 @@ impl Target {
 
 impl HealthCheck {
     /// Asks once, within `timeout`. The error is one short clause for a listing, as in "connect to
-    /// 172.17.100.1:80: refused".
+    /// 172.17.100.1:80: refused". The time begins when the check does: it may have to wait for
+    /// others to end, so that however many servers are silent, the director keeps file descriptors
+    /// and processes for its other work. `Dr` is not asked here, but by the data plane.
     pub async fn ask(&self, target: &Target) -> Result<(), String> {
-        match tokio::time::timeout(self.timeout, check(&self.kind, target)).await {
+        let places = match self.kind {
+            CheckKind::Command(_) => &COMMANDS,
+            _ => &SOCKETS,
+        };
+        // The places are never closed.
+        let _place = places.acquire().await;
+        let doing = Doing::default();
+        match timeout(self.timeout, self.kind.ask(target, &doing)).await {
             Ok(result) => result,
-            Err(_) => Err(format!("no answer within {}", plain_seconds(self.timeout))),
+            Err(_) => Err(doing.late(self.timeout)),
         }
     }
 }
 
-/// A time as listings show it: "2 s", "0.5 s".
-pub fn plain_seconds(time: Duration) -> String {
-    format!("{} s", time.as_secs_f64())
+impl CheckKind {
+    async fn ask(&self, target: &Target, doing: &Doing) -> Result<(), String> {
+        let address = target.address();
+        match self {
+            CheckKind::Tcp => tcp::check(address, doing).await,
+            CheckKind::Http(http) => http::check(address, http, doing).await,
+            CheckKind::Udp(udp) => udp::check(address, udp, doing).await,
+            CheckKind::Dns(dns) => dns::check(address, target.service.protocol, dns, doing).await,
+            CheckKind::Command(command) => command::check(command, target, doing).await,
+            CheckKind::Dr => Err("dr: asked without the data plane".to_owned()),
+        }
+    }
 }
 
-/// Asks once, and waits as long as it takes: the caller applies the timeout. `Dr` is not asked
-/// here, but by the data plane.
+/// Asks once, and waits as long as it takes: the caller applies the timeout. [`HealthCheck::ask`]
+/// does so, and says what was waited for.
 pub async fn check(kind: &CheckKind, target: &Target) -> Result<(), String> {
-    let _ = target;
-    Err(format!("{} is not asked here", kind.name()))
+    kind.ask(target, &Doing::default()).await
 }
