@@ -45,6 +45,8 @@ pub mod listen;
 pub mod listing;
 pub mod log;
 pub mod metrics;
+mod neighbor_entry;
+pub mod neighbor_events;
 pub mod neighbors;
 pub mod netlink;
 pub mod netlink_read;

@@ -14,6 +14,8 @@ pub struct Link {
     pub vlan: Option<(u32, u16)>,
     /// Whether it is up and has a carrier.
     pub carrier: bool,
+    /// Its MAC address, if it is one of Ethernet.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// What the kernel answers when asked for the way to an address.
@@ -53,6 +55,11 @@ impl Links {
     /// Whether a link is up and has a carrier; nothing if there is no such link.
     pub fn carrier(&self, index: u32) -> Option<bool> {
         self.links.get(&index).map(|link| link.carrier)
+    }
+
+    /// The MAC addresses of all links. That of the loopback, which has none, is not among them.
+    pub fn macs(&self) -> impl Iterator<Item = [u8; 6]> {
+        self.links.values().filter_map(|link| link.mac).filter(|mac| *mac != [0; 6])
     }
 
     /// Takes an address in.
@@ -147,7 +154,8 @@ mod tests {
             (7, "loop0", Some((8, 1))),
             (8, "loop1", Some((7, 2))),
         ] {
-            links.add_link(index, Link { name: name.into(), vlan, carrier: true });
+            let mac = Some([2, 0, 0, 0, 0, index as u8]);
+            links.add_link(index, Link { name: name.into(), vlan, carrier: true, mac });
         }
         links
     }

@@ -1,31 +1,38 @@
 //! Neighbors: which MAC address a real server has, and whether it still answers.
 //!
-//! Pure: it hears what the kernel's table says and tells what to ask the kernel for, both with
-//! the time as a parameter. [`crate::netlink`] carries the messages.
+//! Pure: it hears what the kernel's table says, and what machines say of themselves, and tells
+//! what to ask the kernel for, all with the time as a parameter. [`crate::netlink`] carries the
+//! messages.
 //!
 //! AF_XDP traffic confirms nothing to the kernel, so every entry would go stale under full load:
-//! this asks for a probe every [`REFRESH`], and the entry keeps forwarding meanwhile. The kernel
-//! gives up after three unanswered probes, a second apart (neigh_probe in net/core/neighbour.c).
+//! this asks for a probe every [`REFRESH`], and the entry keeps forwarding meanwhile. After
+//! [`MISSES`] probes without an answer, a second apart (neigh_probe in net/core/neighbour.c), the
+//! real server is gone: noticed 3 to 4 s after its last answer could have come.
+//!
+//! A machine that claims the address of a real server with another MAC address is believed when
+//! the one that had it does not answer a probe of its own, sent for that, within 0.3 s. So a
+//! replaced machine is followed at once, and two machines with one address do not take each
+//! other's flows in turns: the first keeps them, and the second is warned of.
 
+use crate::neighbor_entry::{Entry, Mac};
+use crate::neighbor_events::{Events, NeighborEvent, Said};
 use dataplane::{Millis, Neighbor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Time between two probes of an entry that is in order.
-pub const REFRESH: Millis = 5_000;
-/// Rest after the kernel failed to find an address, before it is asked again; doubles each time.
-const RETRY_FIRST: Millis = 1_000;
-/// The longest such rest.
-const RETRY_LAST: Millis = 4_000;
-/// Time that the kernel gets to find an address: a little more than its three probes take.
-const PATIENCE: Millis = 4_000;
+pub use crate::neighbor_entry::AskKind;
+
+/// Time between two probes of an entry.
+pub const REFRESH: Millis = 1_000;
+/// Probes without an answer after which a real server is gone.
+pub const MISSES: u8 = 3;
 
 /// State of a neighbor entry, as the kernel has it (NUD_* of include/uapi/linux/neighbour.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelState {
-    /// NUD_REACHABLE, NUD_NOARP: in order.
+    /// NUD_REACHABLE: in order.
     Reachable,
-    /// NUD_PERMANENT: set by hand, never probed.
+    /// NUD_PERMANENT, NUD_NOARP: set by hand, never probed.
     Permanent,
     /// NUD_STALE, NUD_DELAY, NUD_PROBE: not confirmed for a while.
     Unconfirmed,
@@ -118,37 +125,20 @@ pub struct Ask {
     pub link: u32,
     /// The address.
     pub address: IpAddr,
-    /// Whether there is an entry to confirm, or none that is any good.
+    /// What for.
     pub kind: AskKind,
-}
-
-/// What to ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AskKind {
-    /// Find the address out.
-    Resolve,
-    /// Confirm the address that is known.
-    Probe,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    reach: Reach,
-    kernel: KernelState,
-    /// The last MAC address known: established flows go there even while the entry is failed.
-    mac: Option<[u8; 6]>,
-    /// Failed, and no answer since: while the kernel tries again, it says INCOMPLETE.
-    failed: bool,
-    ask_at: Millis,
-    /// The rest before the next retry; 0 while all is well.
-    retry: Millis,
-    seen_in_dump: bool,
 }
 
 /// The neighbor entries of all real servers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Neighbors {
     entries: BTreeMap<IpAddr, Entry>,
+    /// MAC addresses that the config gives.
+    fixed: BTreeMap<IpAddr, Mac>,
+    /// MAC addresses of the director's own links: no real server has one.
+    own: BTreeSet<Mac>,
+    events: Vec<NeighborEvent>,
+    said: BTreeMap<IpAddr, Said>,
 }
 
 impl Neighbors {
@@ -163,11 +153,54 @@ impl Neighbors {
             }
             let entry = former.remove(&address).unwrap_or_else(|| {
                 added.push(address);
-                Entry::new(Reach::Unknown)
+                let mut entry = Entry::new(Reach::Unknown);
+                entry.fix(self.fixed.get(&address).copied());
+                entry
             });
             self.entries.insert(address, entry);
         }
+        self.said.retain(|address, _| self.entries.contains_key(address));
         added
+    }
+
+    /// The config gives these MAC addresses: they are never asked for, and nothing that is heard
+    /// changes them. Returns whether the workers need to know.
+    pub fn set_fixed(&mut self, fixed: BTreeMap<IpAddr, Mac>) -> bool {
+        let mut changed = false;
+        for (address, entry) in &mut self.entries {
+            let wanted = fixed.get(address).copied();
+            if wanted != self.fixed.get(address).copied() {
+                let before = seen_by_workers(entry);
+                entry.fix(wanted);
+                changed |= before != seen_by_workers(entry);
+            }
+        }
+        self.fixed = fixed;
+        changed
+    }
+
+    /// These are the MAC addresses of the director's own links: what is sent there comes back.
+    /// Returns whether the workers need to know.
+    pub fn set_own(&mut self, own: BTreeSet<Mac>, now: Millis) -> bool {
+        if own == self.own {
+            return false;
+        }
+        self.own = own;
+        for (&address, entry) in &mut self.entries {
+            let fixed = self.fixed.get(&address).copied();
+            if fixed.is_some() && entry.problem.is_some() {
+                entry.fix(fixed);
+            }
+            let Some(mac) = entry.mac.filter(|mac| self.own.contains(mac)) else { continue };
+            let said = self.said.entry(address).or_default();
+            entry.refuse(mac, now, &mut Events { address, to: &mut self.events, said });
+        }
+        true
+    }
+
+    /// What happened since this was asked last.
+    pub fn take_events(&mut self) -> Vec<NeighborEvent> {
+        std::mem::take(&mut self.events)
     }
 
     /// All addresses that are wanted.
@@ -182,8 +215,7 @@ impl Neighbors {
             entry.reach = reach;
             return false;
         }
-        // What was learned on another link says nothing about this one.
-        *entry = Entry::new(reach);
+        entry.moved(reach);
         true
     }
 
@@ -196,30 +228,14 @@ impl Neighbors {
         mac: Option<[u8; 6]>,
         now: Millis,
     ) -> bool {
-        let Some(entry) = self.on_link(link, address) else { return false };
-        let before = (entry.forwards_to(), entry.takes_new_flows());
-        entry.seen_in_dump = true;
-        entry.kernel = state;
-        match state {
-            KernelState::Incomplete => {}
-            KernelState::Failed => {
-                entry.failed = true;
-                // A known address was probed by unicast. A machine that was replaced hears only
-                // a broadcast, so the first retry follows at once.
-                entry.ask_at = now + entry.retry;
+        let own = mac.is_some_and(|mac| self.own.contains(&mac));
+        self.on_link(link, address, |entry, events| {
+            entry.seen_in_dump = true;
+            match mac {
+                Some(mac) if own => entry.learned_own(state, mac, now, events),
+                _ => entry.learned(state, mac.filter(is_one_machines), now, events),
             }
-            KernelState::Reachable | KernelState::Permanent | KernelState::Unconfirmed => {
-                if let Some(mac) = mac.filter(|mac| *mac != [0; 6]) {
-                    entry.mac = Some(mac);
-                    entry.failed = false;
-                    entry.retry = 0;
-                    if state == KernelState::Reachable {
-                        entry.ask_at = now + REFRESH;
-                    }
-                }
-            }
-        }
-        before != (entry.forwards_to(), entry.takes_new_flows())
+        })
     }
 
     /// A machine on `link` has said (by ARP, or by neighbor discovery) that it has `address` and
@@ -228,32 +244,24 @@ impl Neighbors {
     /// The kernel would not always listen: it ignores an ARP request with another MAC address
     /// within a second of its entry's last change (LOCKTIME, arp_process in net/ipv4/arp.c).
     pub fn heard(&mut self, link: u32, address: IpAddr, mac: [u8; 6], now: Millis) -> bool {
-        let Some(entry) = self.on_link(link, address) else { return false };
-        if entry.kernel == KernelState::Permanent || entry.mac == Some(mac) {
+        if !is_one_machines(&mac) || self.own.contains(&mac) {
             return false;
         }
-        entry.mac = Some(mac);
-        entry.failed = false;
-        entry.ask_at = now;
-        true
+        self.on_link(link, address, |entry, events| entry.claimed(mac, now, events))
     }
 
     /// The kernel dropped an entry from its table, which says nothing about the neighbor: it is
     /// asked for again, and keeps forwarding meanwhile.
     pub fn deleted(&mut self, link: u32, address: IpAddr, now: Millis) {
-        if let Some(entry) = self.on_link(link, address) {
-            entry.kernel = KernelState::Incomplete;
-            entry.ask_at = entry.ask_at.min(now);
-        }
+        self.on_link(link, address, |entry, _| entry.deleted(now));
     }
 
     /// The link of a served interface is up again: what failed because it was not is asked for at
     /// once.
     pub fn link_up(&mut self, interface: usize, now: Millis) {
-        for entry in self.entries.values_mut().filter(|entry| entry.failed) {
+        for entry in self.entries.values_mut() {
             if matches!(entry.reach, Reach::OnLink { interface: on, .. } if on == interface) {
-                entry.retry = 0;
-                entry.ask_at = entry.ask_at.min(now);
+                entry.link_up(now);
             }
         }
     }
@@ -268,40 +276,35 @@ impl Neighbors {
     /// The dump is complete: what it did not contain is not in the kernel's table.
     pub fn end_dump(&mut self, now: Millis) {
         for entry in self.entries.values_mut().filter(|entry| !entry.seen_in_dump) {
-            entry.kernel = KernelState::Incomplete;
-            entry.ask_at = entry.ask_at.min(now);
+            entry.deleted(now);
         }
     }
 
-    /// What to ask the kernel for now.
-    pub fn due(&mut self, now: Millis) -> Vec<Ask> {
-        let mut asks = Vec::new();
+    /// What to ask the kernel for now, in this order, and whether the workers need to know
+    /// something.
+    pub fn due(&mut self, now: Millis) -> (Vec<Ask>, bool) {
+        let (mut asks, mut changed) = (Vec::new(), false);
         for (&address, entry) in &mut self.entries {
             let Reach::OnLink { link, .. } = entry.reach else { continue };
-            if entry.ask_at > now || entry.kernel == KernelState::Permanent {
-                continue;
+            let before = seen_by_workers(entry);
+            let said = self.said.entry(address).or_default();
+            let mut events = Events { address, to: &mut self.events, said };
+            if let Some(mac) = entry.mac.filter(|mac| self.own.contains(mac)) {
+                entry.refuse(mac, now, &mut events);
             }
-            let kind = match entry.kernel {
-                KernelState::Reachable | KernelState::Unconfirmed => {
-                    entry.ask_at = now + REFRESH;
-                    AskKind::Probe
-                }
-                _ => {
-                    entry.retry = (entry.retry * 2).clamp(RETRY_FIRST, RETRY_LAST);
-                    entry.ask_at = now + PATIENCE;
-                    AskKind::Resolve
-                }
-            };
-            asks.push(Ask { link, address, kind });
+            let kinds = entry.due(now, &mut events);
+            asks.extend(kinds.into_iter().map(|kind| Ask { link, address, kind }));
+            changed |= before != seen_by_workers(entry);
         }
-        asks
+        (asks, changed)
     }
 
     /// Where frames for `address` go on this interface.
     pub fn neighbor(&self, interface: usize, address: IpAddr) -> Option<Neighbor> {
         let entry = self.entries.get(&address)?;
         let (reached_on, neighbor) = entry.forwards_to()?;
-        (reached_on == interface).then_some(neighbor)
+        let own = self.own.contains(&neighbor.mac);
+        (reached_on == interface && !own).then_some(neighbor)
     }
 
     /// Whether new flows may be sent to `address` on this interface.
@@ -325,6 +328,16 @@ impl Neighbors {
         self.entries.get(&address)?.mac
     }
 
+    /// How often the MAC address of a real server changed from one to another.
+    pub fn mac_changes(&self, address: IpAddr) -> u64 {
+        self.entries.get(&address).map_or(0, |entry| entry.changes)
+    }
+
+    /// Why an address gets no flows although it may answer, if so.
+    pub fn problem(&self, address: IpAddr) -> Option<&str> {
+        self.impossible(address).or_else(|| self.entries.get(&address)?.problem.as_deref())
+    }
+
     /// Why direct routing cannot reach an address, if so.
     pub fn impossible(&self, address: IpAddr) -> Option<&str> {
         match &self.entries.get(&address)?.reach {
@@ -338,47 +351,32 @@ impl Neighbors {
         self.entries.values().all(|entry| entry.state() != NeighborState::Unresolved)
     }
 
-    fn on_link(&mut self, link: u32, address: IpAddr) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(&address)?;
-        matches!(entry.reach, Reach::OnLink { link: of, .. } if of == link).then_some(entry)
+    /// Has something happen to the entry of `address`, if it is reached by `link`. Returns whether
+    /// the workers need to know.
+    fn on_link(
+        &mut self,
+        link: u32,
+        address: IpAddr,
+        happen: impl FnOnce(&mut Entry, &mut Events),
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(&address) else { return false };
+        if !matches!(entry.reach, Reach::OnLink { link: of, .. } if of == link) {
+            return false;
+        }
+        let before = seen_by_workers(entry);
+        let said = self.said.entry(address).or_default();
+        happen(entry, &mut Events { address, to: &mut self.events, said });
+        before != seen_by_workers(entry)
     }
 }
 
-impl Entry {
-    fn new(reach: Reach) -> Entry {
-        Entry {
-            reach,
-            kernel: KernelState::Incomplete,
-            mac: None,
-            failed: false,
-            ask_at: 0,
-            retry: 0,
-            seen_in_dump: false,
-        }
-    }
+fn seen_by_workers(entry: &Entry) -> (Option<(usize, Neighbor)>, bool) {
+    (entry.forwards_to(), entry.takes_new_flows())
+}
 
-    fn forwards_to(&self) -> Option<(usize, Neighbor)> {
-        match self.reach {
-            Reach::OnLink { interface, vlans, .. } => {
-                Some((interface, Neighbor { mac: self.mac?, vlans }))
-            }
-            _ => None,
-        }
-    }
-
-    fn takes_new_flows(&self) -> bool {
-        self.mac.is_some() && !self.failed
-    }
-
-    fn state(&self) -> NeighborState {
-        match (&self.reach, self.failed, self.mac, self.kernel) {
-            (Reach::Impossible(_), ..) => NeighborState::Impossible,
-            (_, true, ..) => NeighborState::Failed,
-            (_, _, None, _) => NeighborState::Unresolved,
-            (_, _, _, KernelState::Reachable | KernelState::Permanent) => NeighborState::Reachable,
-            _ => NeighborState::Stale,
-        }
-    }
+/// Whether this is the MAC address of one machine: not zero, and no group's (IEEE 802, 8.2.2).
+fn is_one_machines(mac: &Mac) -> bool {
+    *mac != [0; 6] && mac[0] & 1 == 0
 }
 
 #[cfg(test)]

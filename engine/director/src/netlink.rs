@@ -29,7 +29,7 @@ use tokio::time::timeout;
 /// Rest between two readings of links, addresses and routes: a router's table may change often.
 const SURROUNDINGS: Duration = Duration::from_secs(1);
 /// How often it is looked for something to ask.
-const TICK: Duration = Duration::from_millis(200);
+const TICK: Duration = Duration::from_millis(100);
 /// Rest before the sockets are opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 /// Notifications handled before the workers are told, at most.
@@ -182,27 +182,28 @@ impl Watcher<'_> {
         for (entry, exists) in &entries {
             let Some((address, mac)) = read_neighbor(entry) else { continue };
             let link = entry.header.ifindex;
-            let before = supervisor.neighbors.state(address);
             if *exists {
                 let state = kernel_state(entry.header.state);
                 changed |= supervisor.neighbors.learned(link, address, state, mac, now);
             } else {
                 supervisor.neighbors.deleted(link, address, now);
             }
-            report(address, before, supervisor.neighbors.state(address));
         }
         if dump {
             supervisor.neighbors.end_dump(now);
         }
-        if changed && let Err(error) = supervisor.publish().await {
-            warn!("{error}");
-        }
+        tell(&mut supervisor, changed).await;
     }
 
     /// Asks the kernel for what is due.
     async fn ask(&mut self) {
-        let due = self.supervisor.lock().await.neighbors.due(clock::now());
-        for ask in due {
+        let asks = {
+            let mut supervisor = self.supervisor.lock().await;
+            let (asks, changed) = supervisor.neighbors.due(clock::now());
+            tell(&mut supervisor, changed).await;
+            asks
+        };
+        for ask in asks {
             // An error is as good as no answer: the entry is asked for again later, and a
             // listing shows its state. The likely ones are a link that is down, and an entry
             // that went away between the decision to probe it and this request.
@@ -216,6 +217,9 @@ impl Watcher<'_> {
             // NTF_USE makes the kernel resolve the entry as if it had a packet to send.
             AskKind::Resolve => {
                 request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await
+            }
+            AskKind::Tell(mac) => {
+                request.state(NeighbourState::Stale).link_layer_address(&mac).execute().await
             }
             // Without NLM_F_CREATE: only what exists can be probed.
             AskKind::Probe => {
@@ -247,7 +251,9 @@ impl Watcher<'_> {
                 links.reach(&self.served, &netlink_read::route(&self.handle, address).await?),
             ));
         }
-        let moved = self.place(&links, reaches).await;
+        let own = links.macs().collect();
+        let mut moved = self.supervisor.lock().await.neighbors.set_own(own, clock::now());
+        moved |= self.place(&links, reaches).await;
         let entries = netlink_read::dump_neighbors(&self.handle).await?;
         self.learn(entries.into_iter().map(|entry| (entry, true)).collect(), true).await;
         if moved {
@@ -328,14 +334,16 @@ impl Watcher<'_> {
     }
 }
 
-/// Says once when a real server is lost or found.
-fn report(address: IpAddr, before: NeighborState, after: NeighborState) {
-    match (before == NeighborState::Failed, after == NeighborState::Failed) {
-        (false, true) => warn!(
-            "real server {address} does not answer {}: it gets no new flows until it does",
-            if address.is_ipv4() { "ARP" } else { "neighbor solicitations" }
-        ),
-        (true, false) => say!("real server {address} answers again"),
-        _ => {}
+/// Says what happened to neighbors, and tells the workers if it matters to them.
+async fn tell(supervisor: &mut Supervisor, changed: bool) {
+    for event in supervisor.neighbors.take_events() {
+        if event.is_warning() {
+            warn!("{event}");
+        } else {
+            say!("{event}");
+        }
+    }
+    if changed && let Err(error) = supervisor.publish().await {
+        warn!("{error}");
     }
 }

@@ -58,13 +58,16 @@ pub async fn with_carrier(links: &[u32]) -> BTreeSet<u32> {
 pub async fn read_links(handle: &Handle) -> Result<Links, String> {
     let mut links = Links::default();
     for message in collect(handle.link().get().execute()).await? {
-        let name = message.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        });
+        let (mut name, mut mac) = (String::new(), None);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(known) => name.clone_from(known),
+                LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok(),
+                _ => {}
+            }
+        }
         let carrier = message.header.flags.contains(LinkFlags::LowerUp);
-        let vlan = read_vlan(&message);
-        let link = Link { name: name.unwrap_or_default(), vlan, carrier };
+        let link = Link { name, vlan: read_vlan(&message), carrier, mac };
         links.add_link(message.header.index, link);
     }
     for message in collect(handle.address().get().execute()).await? {
@@ -120,8 +123,8 @@ async fn collect<T>(
 /// The state of a neighbor entry, as far as it matters here.
 pub fn kernel_state(state: NeighbourState) -> KernelState {
     match state {
-        NeighbourState::Reachable | NeighbourState::Noarp => KernelState::Reachable,
-        NeighbourState::Permanent => KernelState::Permanent,
+        NeighbourState::Reachable => KernelState::Reachable,
+        NeighbourState::Permanent | NeighbourState::Noarp => KernelState::Permanent,
         NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => {
             KernelState::Unconfirmed
         }
@@ -270,7 +273,7 @@ mod tests {
             (NeighbourState::None, KernelState::Incomplete),
             (NeighbourState::Incomplete, KernelState::Incomplete),
             (NeighbourState::Reachable, KernelState::Reachable),
-            (NeighbourState::Noarp, KernelState::Reachable),
+            (NeighbourState::Noarp, KernelState::Permanent),
             (NeighbourState::Stale, KernelState::Unconfirmed),
             (NeighbourState::Delay, KernelState::Unconfirmed),
             (NeighbourState::Probe, KernelState::Unconfirmed),

@@ -1,6 +1,7 @@
 //! What the API answers, as both its ends know it.
 
 use crate::config::{Config, ServiceConfig};
+use crate::neighbor_events::mac_text;
 use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
@@ -218,14 +219,10 @@ fn view_server(
         .to_owned(),
         neighbor: neighbors.state(server.address).name().to_owned(),
         mac: neighbors.mac(server.address).map(mac_text),
-        problem: neighbors.impossible(server.address).map(str::to_owned),
+        problem: neighbors.problem(server.address).map(str::to_owned),
         run_time: server_mark(&supervisor.config, service, server),
         counts: counts.into(),
     }
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The director itself.
