@@ -5,6 +5,7 @@ use crate::client::{Api, ClientError};
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
 use crate::plugin_cli::PluginCommand;
+use crate::rs_cli::RsCommand;
 use crate::scheduler_name::{SchedulerName, check_param};
 use crate::service_name::{ServiceName, parse_server};
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -43,6 +44,9 @@ pub enum Command {
     /// Write, try and measure scheduler plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Make this machine a real server, and see whether it is one
+    #[command(subcommand)]
+    Rs(RsCommand),
     /// Print a config file that holds what was changed at run time
     Save(ApiArgs),
     /// Show direct routing on this machine, in network namespaces of its own

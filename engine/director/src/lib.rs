@@ -61,6 +61,8 @@ pub mod plugin_views;
 pub mod plugin_watch;
 pub mod plugins;
 pub mod reload;
+pub mod rs;
+pub mod rs_cli;
 pub mod run;
 pub mod scheduler_name;
 pub mod schedulers;

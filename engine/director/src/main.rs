@@ -4,7 +4,8 @@ use anyhow::Context;
 use clap::Parser;
 use director::cli::{Cli, Command};
 use director::plugin_cli::PluginCommand;
-use director::{commands, demo, plugin_commands, run};
+use director::rs_cli::RsCommand;
+use director::{commands, demo, plugin_commands, rs, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Demo(arguments) => return demo::run(arguments),
         Command::Plugin(command) => plugin(command),
+        Command::Rs(command) => real_server(command),
         other => execute(other).map(|()| ExitCode::SUCCESS),
     };
     match result {
@@ -36,7 +38,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Save(arguments) => ask(commands::save(arguments))?,
         Command::Completions { shell } => commands::completions(*shell)?,
         Command::Man { out } => commands::man(out.as_deref())?,
-        Command::Demo(_) | Command::Plugin(_) => {}
+        Command::Demo(_) | Command::Plugin(_) | Command::Rs(_) => {}
     }
     Ok(())
 }
@@ -70,8 +72,15 @@ fn plugin(command: &PluginCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs what speaks to a running director.
-fn ask(command: impl Future<Output = Result<(), commands::CommandError>>) -> anyhow::Result<()> {
+fn real_server(command: &RsCommand) -> anyhow::Result<ExitCode> {
+    Ok(if ask(rs::execute(command))? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs what speaks to a running director, or to the kernel.
+fn ask<T, E>(command: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -104,7 +104,8 @@ pub fn parse_server(text: &str, port: Option<u16>) -> Result<IpAddr, String> {
     Ok(address)
 }
 
-fn check_address(address: IpAddr, of: &str) -> Result<(), String> {
+/// Whether an address can be that of a VIP or a real server. The error says why not.
+pub fn check_address(address: IpAddr, of: &str) -> Result<(), String> {
     let kind = match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4-mapped IPv6",
         _ if address.is_unspecified() => "an unspecified",
