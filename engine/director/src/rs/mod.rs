@@ -10,7 +10,10 @@
 //!                 └────────▶ check ─▶ findings
 //! ```
 
+pub mod check;
 pub mod facts;
+pub mod finding;
+mod look;
 pub mod persist;
 pub mod plan;
 mod read;
@@ -20,7 +23,8 @@ pub mod steps;
 
 pub use persist::LOOPBACK;
 
-use crate::rs_cli::{RsCommand, SetupArgs, TeardownArgs};
+use crate::rs_cli::{RsCheckArgs, RsCommand, SetupArgs, TeardownArgs};
+use finding::Findings;
 use nix::fcntl::{Flock, FlockArg};
 use plan::{Plan, Request};
 use std::fs::{self, File};
@@ -53,7 +57,7 @@ pub async fn execute(command: &RsCommand) -> Result<bool, RsError> {
     match command {
         RsCommand::Setup(arguments) => setup(arguments).await.map(|()| true),
         RsCommand::Teardown(arguments) => teardown(arguments).await.map(|()| true),
-        RsCommand::Check(_) => Ok(true),
+        RsCommand::Check(arguments) => check(arguments).await,
     }
 }
 
@@ -94,6 +98,15 @@ async fn teardown(arguments: &TeardownArgs) -> Result<(), RsError> {
     let plan = plan::teardown(&arguments.vips, &facts, &kept).map_err(|all| all.join("\n"))?;
     carry_out(&plan, handle).await?;
     tell(&plan, arguments.json)
+}
+
+async fn check(arguments: &RsCheckArgs) -> Result<bool, RsError> {
+    let (known, surroundings) = look::look(arguments).await?;
+    let all = surroundings.iter().flat_map(|of| check::check(&known, of)).collect();
+    let findings = Findings::new(all);
+    let text = if arguments.json { as_json(&findings) } else { findings.to_string() };
+    crate::commands::print(&text)?;
+    Ok(findings.ok)
 }
 
 async fn carry_out(plan: &Plan, handle: rtnetlink::Handle) -> Result<(), RsError> {

@@ -9,6 +9,7 @@ use crate::rs::steps::{Content, read_content};
 use futures_util::{Stream, StreamExt};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use nix::errno::Errno;
 use rtnetlink::Handle;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -60,14 +61,21 @@ pub async fn collect<T>(
         let mut answers = std::pin::pin!(answers);
         let mut all = Vec::new();
         while let Some(answer) = answers.next().await {
-            all.push(answer.map_err(|error| match error {
-                rtnetlink::Error::NetlinkError(error) => error.to_io().to_string(),
-                other => other.to_string(),
-            })?);
+            all.push(answer.map_err(reason)?);
         }
         Ok(all)
     };
     timeout(ANSWER, gather).await.unwrap_or_else(|_| Err("the kernel does not answer".into()))
+}
+
+/// What the kernel says is wrong, without the number that Rust adds.
+fn reason(error: rtnetlink::Error) -> String {
+    match error {
+        rtnetlink::Error::NetlinkError(error) => {
+            Errno::from_raw(error.raw_code().saturating_neg()).desc().to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn link(message: &LinkMessage) -> LinkFacts {

@@ -1,0 +1,262 @@
+//! Reads what a check needs beyond the machine's own facts: ways, sockets, who answers on the wire.
+
+use crate::addresses::holds;
+use crate::layer2::who_has::who_has;
+use crate::rs::check::{Known, Listener, Surroundings, Way};
+use crate::rs::facts::{Facts, LinkFacts};
+use crate::rs::read::{self, collect};
+use crate::rs_cli::{Listens, RsCheckArgs, VipTarget};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+};
+use rtnetlink::proto::new_connection;
+use rtnetlink::sys::{SocketAddr as KernelAddress, protocols::NETLINK_SOCK_DIAG};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long those on the wire may take to answer.
+const PATIENCE: Duration = Duration::from_millis(600);
+/// How long the kernel may take to list its sockets.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Links that are asked on who has a VIP, at most. Hosts of containers have hundreds.
+const LINKS_MAX: usize = 32;
+
+/// Stand for clients where none is named: addresses that are nobody's (RFC 5737, RFC 3849), so
+/// that the way to them is the way to anywhere.
+const ANYONE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const ANYONE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// Looks at everything that the arguments ask for.
+pub async fn look(arguments: &RsCheckArgs) -> Result<(Known, Vec<Surroundings>), String> {
+    let handle = read::open()?;
+    let facts = read::facts(&handle).await?;
+    let mut surroundings = Vec::new();
+    for &vip in &arguments.vips {
+        let anyone = if vip.address.is_ipv4() { ANYONE_V4 } else { ANYONE_V6 };
+        let client = arguments.client;
+        if let Some(client) = client
+            && client.is_ipv4() != vip.address.is_ipv4()
+        {
+            return Err(format!(
+                "--client {client} is no client of {}: name one of the same family",
+                vip.address
+            ));
+        }
+        surroundings
+            .push(look_around(&handle, &facts, vip, client, client.unwrap_or(anyone)).await);
+    }
+    let listeners = listeners(arguments.protocol).await;
+    Ok((Known { facts, protocol: arguments.protocol, listeners }, surroundings))
+}
+
+async fn look_around(
+    handle: &Handle,
+    facts: &Facts,
+    vip: VipTarget,
+    client: Option<IpAddr>,
+    to: IpAddr,
+) -> Surroundings {
+    let present = facts.places(vip.address).next().is_some();
+    // Replies come from the VIP, which may have rules of its own (`ip rule`).
+    let source = present.then_some(vip.address);
+    let back = way(handle, to, source).await;
+    let owners = owners(facts, vip.address).await;
+    let arrival = arrival(facts, vip.address, owners.as_ref().ok(), back.as_ref().ok());
+    let taken = match arrival {
+        Some(link) if present => Some(takes(handle, to, vip.address, link).await),
+        _ => None,
+    };
+    let mut gateway_macs = BTreeSet::new();
+    if let Ok(Way { link, gateway: Some(gateway), .. }) = back {
+        gateway_macs = known_macs(handle, link, gateway).await;
+        if let Some(own) = facts.link_at(link).and_then(|link| link.mac) {
+            gateway_macs.extend(who_has(link, own, gateway, PATIENCE).await.unwrap_or_default());
+        }
+    }
+    Surroundings { vip, client, back, arrival, taken, owners, gateway_macs }
+}
+
+/// Whether somebody can be asked on a link.
+fn asks(link: &LinkFacts) -> bool {
+    link.answers && link.up && link.mac.is_some() && !link.addresses.is_empty()
+}
+
+/// Who answers for the VIP on each link; those without an answer are left out.
+async fn owners(facts: &Facts, vip: IpAddr) -> Result<BTreeMap<u32, BTreeSet<[u8; 6]>>, String> {
+    let links = facts.links.iter().filter(|link| asks(link)).take(LINKS_MAX);
+    let asked = links
+        .filter_map(|link| Some((link, link.mac?)))
+        .map(|(link, mac)| async move { (link, who_has(link.index, mac, vip, PATIENCE).await) });
+    let mut owners = BTreeMap::new();
+    for (link, answer) in join_all(asked).await {
+        match answer {
+            Ok(macs) if macs.is_empty() => {}
+            Ok(macs) => drop(owners.insert(link.index, macs)),
+            // Its cable is out: there is nobody.
+            Err(error) if error.kind() == std::io::ErrorKind::NetworkDown => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(owners)
+}
+
+/// The link by which the director's packets come: where somebody answers for the VIP; else where
+/// its network is; else the one of the way back.
+fn arrival(
+    facts: &Facts,
+    vip: IpAddr,
+    owners: Option<&BTreeMap<u32, BTreeSet<[u8; 6]>>>,
+    back: Option<&Way>,
+) -> Option<u32> {
+    let on_wire = owners.and_then(|owners| owners.keys().next().copied());
+    let network = || {
+        let of_network = |link: &&LinkFacts| {
+            let mut own = link.addresses.iter().filter(|held| held.address != vip);
+            asks(link) && own.any(|held| holds(held.address, held.prefix, vip))
+        };
+        facts.links.iter().find(of_network).map(|link| link.index)
+    };
+    on_wire.or_else(network).or_else(|| back.map(|way| way.link))
+}
+
+fn request(to: IpAddr, from: Option<IpAddr>, by: Option<u32>) -> RouteMessage {
+    match to {
+        IpAddr::V4(to) => {
+            let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32);
+            if let Some(IpAddr::V4(from)) = from {
+                request = request.source_prefix(from, 32);
+            }
+            by.map_or(request.clone(), |link| request.input_interface(link)).build()
+        }
+        IpAddr::V6(to) => {
+            let mut request = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, 128);
+            if let Some(IpAddr::V6(from)) = from {
+                request = request.source_prefix(from, 128);
+            }
+            by.map_or(request.clone(), |link| request.input_interface(link)).build()
+        }
+    }
+}
+
+async fn ask_route(handle: &Handle, request: RouteMessage) -> Result<RouteMessage, String> {
+    let answers = collect(handle.route().get(request).execute()).await?;
+    answers.into_iter().next().ok_or_else(|| "the kernel has not answered".to_owned())
+}
+
+async fn way(handle: &Handle, to: IpAddr, from: Option<IpAddr>) -> Result<Way, String> {
+    read_way(&ask_route(handle, request(to, from, None)).await?)
+}
+
+fn read_way(route: &RouteMessage) -> Result<Way, String> {
+    let (mut link, mut gateway, mut mtu) = (None, None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4))
+            | RouteAttribute::Via(RouteVia::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6))
+            | RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    match (route.header.kind, link) {
+        (RouteType::Unicast, Some(link)) => Ok(Way { link, gateway, mtu }),
+        (RouteType::Local, _) => Err("it is this machine itself".to_owned()),
+        (kind, _) => Err(format!("{kind:?}").to_lowercase()),
+    }
+}
+
+/// Whether the kernel takes a packet by a link as its own: this asks its very checks, rp_filter
+/// among them.
+async fn takes(handle: &Handle, from: IpAddr, to: IpAddr, by: u32) -> bool {
+    let route = ask_route(handle, request(to, Some(from), Some(by))).await;
+    route.is_ok_and(|route| route.header.kind == RouteType::Local)
+}
+
+/// The MAC address that the kernel knows of a neighbor.
+async fn known_macs(handle: &Handle, link: u32, address: IpAddr) -> BTreeSet<[u8; 6]> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let entries = collect(handle.neighbours().get().set_address_family(family).execute()).await;
+    let of_link = entries.unwrap_or_default().into_iter().filter(|e| e.header.ifindex == link);
+    let of_address = of_link.filter(|entry| {
+        entry.attributes.iter().any(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address == *v4,
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address == *v6,
+            _ => false,
+        })
+    });
+    of_address
+        .flat_map(|entry| entry.attributes)
+        .filter_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+            _ => None,
+        })
+        .collect()
+}
+
+/// All sockets that wait for connections or datagrams (sock_diag(7)).
+async fn listeners(protocol: Listens) -> Result<Vec<Listener>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("sock_diag(7): {error}");
+    let (connection, handle, _) =
+        new_connection(NETLINK_SOCK_DIAG).map_err(|error| failed(&error))?;
+    tokio::spawn(connection);
+    let (protocol, states) = match protocol {
+        Listens::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
+        // What the kernel calls a UDP socket that is not connected.
+        Listens::Udp => (IPPROTO_UDP, StateFlags::CLOSE),
+    };
+    let mut all = Vec::new();
+    for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let (extensions, states) = (ExtensionFlags::empty(), states.clone());
+        let request = InetRequest { family, protocol, extensions, states, socket_id };
+        let mut message = NetlinkMessage::from(SockDiagMessage::InetRequest(request));
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let kernel = KernelAddress::new(0, 0);
+        let mut answers = handle.request(message, kernel).map_err(|error| failed(&error))?;
+        let gather = async {
+            while let Some(answer) = answers.next().await {
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                        all.push(read_listener(&response));
+                    }
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(failed(&error.to_io()));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        timeout(ANSWER, gather).await.map_err(|_| failed(&"the kernel does not answer"))??;
+    }
+    Ok(all)
+}
+
+fn read_listener(response: &InetResponse) -> Listener {
+    let id = &response.header.socket_id;
+    Listener {
+        address: SocketAddr::new(id.source_address, id.source_port),
+        v6only: response.nlas.contains(&Nla::SkV6Only(true)),
+        link: id.interface_id,
+    }
+}
