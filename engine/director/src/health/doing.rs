@@ -110,9 +110,9 @@ mod tests {
     fn errors_of_the_system_lose_their_numbers() {
         let doing = Doing::default();
         doing.now_or_late("open".to_owned(), "not open");
-        let error = io::Error::from_raw_os_error(nix::libc::EMFILE);
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
         assert_eq!(doing.io(&error), "open: Too many open files");
-        let error = io::Error::from_raw_os_error(nix::libc::ECONNREFUSED);
+        let error = io::Error::from_raw_os_error(libc::ECONNREFUSED);
         assert_eq!(doing.io(&error), "open: refused");
         assert_eq!(doing.late(Duration::from_millis(1500)), "open: not open within 1.5 s");
     }

@@ -10,3 +10,6 @@ pub mod kinds;
 mod tcp;
 mod tls;
 mod udp;
+
+#[cfg(test)]
+mod tests;
