@@ -436,3 +436,7 @@ fn mtu(known: &Known, of: &Surroundings) -> Option<Finding> {
     let sentence = format!("{name} takes packets of {takes} bytes, and clients are told of {told}");
     Some(Finding::ok(Area::Mtu, name, sentence))
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -104,7 +104,7 @@ pub fn setup(request: &Request, facts: &Facts, kept: &Kept) -> Result<Plan, Vec<
 pub fn teardown(vips: &[IpAddr], facts: &Facts, kept: &Kept) -> Result<Plan, Vec<String>> {
     let current = kept.record.as_ref().filter(|record| record.in_force(facts));
     let persisted = kept.persisted.as_ref();
-    let record = current.or(persisted).cloned().unwrap_or_default();
+    let record = all_of(current, persisted, facts);
     let known = record.vips.iter().map(|vip| vip.address);
     let vips: Vec<IpAddr> = if vips.is_empty() { known.collect() } else { vips.to_vec() };
     let mut report = Report::default();
@@ -131,10 +131,29 @@ pub fn teardown(vips: &[IpAddr], facts: &Facts, kept: &Kept) -> Result<Plan, Vec
     for sysctl in record.sysctls.iter().filter(|sysctl| rest.sysctl(&sysctl.setting).is_none()) {
         put_back(sysctl, facts, &mut steps, &mut report);
     }
-    let kept_on = (!rest.is_empty() && current.is_some()).then(|| Content::Text(rest.to_text()));
+    let current = current.map(|record| record.without(&vips)).filter(|rest| !rest.is_empty());
+    let kept_on = current.map(|rest| Content::Text(rest.to_text()));
     steps.extend(change_file(kept, &kept.path, kept_on));
     report.changed = report.changes();
     Ok(Plan { steps, report })
+}
+
+/// All that was ever set up: also what is applied at boot, though the unit may not have run yet.
+fn all_of(current: Option<&Record>, persisted: Option<&Record>, facts: &Facts) -> Record {
+    let mut all = current.cloned().unwrap_or_default();
+    for vip in persisted.iter().flat_map(|record| &record.vips) {
+        if all.vip(vip.address).is_none() {
+            // Since the boot nobody but the unit would have added it for shunt.
+            let added = facts.places(vip.address).any(|(_, held)| held.by_shunt);
+            all.put_vip(VipRecord { added, ..vip.clone() });
+        }
+    }
+    for sysctl in persisted.iter().flat_map(|record| &record.sysctls) {
+        if all.sysctl(&sysctl.setting).is_none() {
+            all.put_sysctl(sysctl.clone());
+        }
+    }
+    all
 }
 
 /// What is set for a request, in this order.
@@ -197,8 +216,8 @@ fn take_away(vip: &VipRecord, facts: &Facts, steps: &mut Vec<Step>, report: &mut
     let address = vip.address;
     let there = facts.places(address).find(|(link, _)| link.name == vip.interface);
     let state = match there {
-        _ if !vip.added => VipState::Left,
         None => VipState::Gone,
+        Some(_) if !vip.added => VipState::Left,
         Some((link, _)) => {
             let (link, interface) = (link.index, link.name.clone());
             steps.push(Step::Address { address, link, interface, present: false });
@@ -320,3 +339,7 @@ fn defeats(request: &Request, facts: &Facts) -> Vec<String> {
     }
     problems
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
