@@ -4,6 +4,7 @@ use crate::api_address::ApiAddress;
 use crate::client::{Api, ClientError};
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
+use crate::doctor_cli::DoctorArgs;
 use crate::plugin_cli::PluginCommand;
 use crate::rs_cli::RsCommand;
 use crate::scheduler_name::{SchedulerName, check_param};
@@ -49,6 +50,11 @@ pub enum Command {
     Rs(RsCommand),
     /// Print a config file that holds what was changed at run time
     Save(ApiArgs),
+    /// Look for what is wrong with this machine and around it, before or while the director runs
+    ///
+    /// One line a finding: its state, what it is about, a sentence, and after an arrow what mends it.
+    /// The exit code is 0 if all is ok, 1 if there are warnings, 2 if there are problems.
+    Doctor(DoctorArgs),
     /// Show direct routing on this machine, in network namespaces of its own
     Demo(DemoArgs),
     /// Print shell completions

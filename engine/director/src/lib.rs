@@ -34,6 +34,8 @@ mod config_tests;
 pub mod config_text;
 pub mod cores;
 pub mod demo;
+pub mod doctor;
+pub mod doctor_cli;
 pub mod dumps;
 pub mod durations;
 pub mod events;

@@ -74,6 +74,12 @@ impl Links {
             .any(|&(index, own)| own == address && self.below(served, index).is_some())
     }
 
+    /// The position, among the served ones, of the interface that a link is, or is a VLAN device on
+    /// top of.
+    pub fn served_by(&self, served: &[u32], link: u32) -> Option<usize> {
+        self.below(served, link).map(|(interface, _)| interface)
+    }
+
     /// How a real server is reached when the kernel answers `route`. `served` holds the indices
     /// of the served interfaces.
     pub fn reach(&self, served: &[u32], route: &Route) -> Reach {

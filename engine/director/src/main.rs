@@ -5,7 +5,7 @@ use clap::Parser;
 use director::cli::{Cli, Command};
 use director::plugin_cli::PluginCommand;
 use director::rs_cli::RsCommand;
-use director::{commands, demo, plugin_commands, rs, run};
+use director::{commands, demo, doctor, plugin_commands, rs, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => return demo::run(arguments),
         Command::Plugin(command) => plugin(command),
         Command::Rs(command) => real_server(command),
+        Command::Doctor(arguments) => ask(doctor::run(arguments)).map(ExitCode::from),
         other => execute(other).map(|()| ExitCode::SUCCESS),
     };
     match result {
@@ -38,7 +39,7 @@ fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Save(arguments) => ask(commands::save(arguments))?,
         Command::Completions { shell } => commands::completions(*shell)?,
         Command::Man { out } => commands::man(out.as_deref())?,
-        Command::Demo(_) | Command::Plugin(_) | Command::Rs(_) => {}
+        Command::Demo(_) | Command::Plugin(_) | Command::Rs(_) | Command::Doctor(_) => {}
     }
     Ok(())
 }

@@ -152,7 +152,7 @@ pub fn read_neighbor(entry: &NeighbourMessage) -> Option<(IpAddr, Option<[u8; 6]
     Some((address?, mac))
 }
 
-fn read_vlan(message: &LinkMessage) -> Option<(u32, u16)> {
+pub(crate) fn read_vlan(message: &LinkMessage) -> Option<(u32, u16)> {
     let mut parent = None;
     let mut id = None;
     for attribute in &message.attributes {

@@ -256,7 +256,8 @@ fn store(config: &Config) -> Result<PluginStore, StoreError> {
     }
 }
 
-fn options(interface: &crate::config::InterfaceConfig) -> InterfaceOptions {
+/// How an interface is opened.
+pub(crate) fn options(interface: &crate::config::InterfaceConfig) -> InterfaceOptions {
     InterfaceOptions {
         queues: match &interface.queues {
             Queues::All => xsk::Queues::All,

@@ -1,0 +1,292 @@
+//! What the kernel says of a NIC: its settings, what its driver can do with XDP, its interrupts.
+
+use super::ask_kernel::{
+    ask_family, ask_family_for_all, attribute, attributes, find, nested, number,
+};
+use super::finding::{Read, read_line, read_list};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Commands and attributes of linux/ethtool_netlink_generated.h.
+mod ethtool {
+    pub(super) const FEATURES_GET: u8 = 11;
+    pub(super) const RINGS_GET: u8 = 15;
+    pub(super) const RSS_GET: u8 = 38;
+    /// The header is the first attribute of every request; the interface's index that of it.
+    pub(super) const HEADER: u16 = 1;
+    pub(super) const HEADER_INDEX: u16 = 1;
+    pub(super) const FEATURES_CHANGEABLE: u16 = 2;
+    pub(super) const FEATURES_ACTIVE: u16 = 4;
+    pub(super) const BITS: u16 = 3;
+    pub(super) const BIT_NAME: u16 = 2;
+    pub(super) const BIT_VALUE: u16 = 3;
+    pub(super) const BITS_NO_MASK: u16 = 1;
+    pub(super) const RINGS_RX_MAX: u16 = 2;
+    pub(super) const RINGS_RX: u16 = 6;
+    pub(super) const RSS_TABLE: u16 = 4;
+}
+
+/// NETDEV_CMD_DEV_GET and attributes of linux/netdev.h.
+const NETDEV_GET: u8 = 1;
+const NETDEV_INDEX: u16 = 1;
+const NETDEV_XDP: u16 = 3;
+/// NETDEV_CMD_QUEUE_GET; NETDEV_A_QUEUE_XSK is there while an AF_XDP socket has the queue (6.14).
+const QUEUE_GET: u8 = 10;
+const QUEUE_ID: u16 = 1;
+const QUEUE_INDEX: u16 = 2;
+const QUEUE_TYPE: u16 = 3;
+const QUEUE_XSK: u16 = 7;
+const TYPE_RX: u32 = 0;
+
+/// NETDEV_XDP_ACT_* of linux/netdev.h: what a driver can do with XDP, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XdpFeatures(pub u64);
+
+impl XdpFeatures {
+    /// XDP_ABORTED, XDP_DROP, XDP_PASS and XDP_TX.
+    pub const BASIC: u64 = 1;
+    /// XDP_REDIRECT.
+    pub const REDIRECT: u64 = 2;
+    /// AF_XDP sockets with zero-copy.
+    pub const ZERO_COPY: u64 = 8;
+
+    /// Whether a program that redirects can run in the driver.
+    pub fn native(self) -> bool {
+        self.0 & XdpFeatures::BASIC != 0 && self.0 & XdpFeatures::REDIRECT != 0
+    }
+
+    /// Whether sockets can be bound with zero-copy.
+    pub fn zero_copy(self) -> bool {
+        self.0 & XdpFeatures::ZERO_COPY != 0
+    }
+}
+
+/// Features by their names in `ethtool -k`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Features {
+    /// Those that are on.
+    pub active: BTreeSet<String>,
+    /// Those that can be switched.
+    pub changeable: BTreeSet<String>,
+}
+
+impl Features {
+    /// Whether one is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.active.contains(name)
+    }
+}
+
+/// Entries of the NIC's own receive ring: in use, and at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// In use.
+    pub size: u32,
+    /// At most.
+    pub max: u32,
+}
+
+/// One interrupt of a NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupt {
+    /// Its number.
+    pub number: u32,
+    /// What the driver calls it.
+    pub name: String,
+    /// The cores that handle it.
+    pub cores: Vec<usize>,
+}
+
+/// What was read of a NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicFacts {
+    /// What its driver can do with XDP.
+    pub xdp: Read<XdpFeatures>,
+    /// Its features.
+    pub features: Read<Features>,
+    /// The queue of each entry of its RSS indirection table.
+    pub rss: Read<Vec<u32>>,
+    /// Its receive ring.
+    pub ring: Read<Ring>,
+    /// Its NUMA position; nothing where the machine has but one, or the device none.
+    pub numa: Option<usize>,
+    /// The receive queues that AF_XDP sockets have, anybody's.
+    pub taken: Read<Vec<u32>>,
+    /// Its interrupts; none where it has no device of its own.
+    pub interrupts: Read<Vec<Interrupt>>,
+    /// Whether it is backed by a device, in contrast to a veth or a bridge.
+    pub device: bool,
+}
+
+impl NicFacts {
+    /// Looks at the interface of this name and index.
+    pub fn read(name: &str, index: u32) -> NicFacts {
+        let folder = sysfs(name, index).map(|folder| folder.join("device"));
+        let device = folder.as_ref().is_ok_and(|folder| folder.exists());
+        let numa = folder.as_ref().ok().and_then(|folder| {
+            let value = read_line(&folder.join("numa_node").display().to_string()).ok()?;
+            value.parse().ok()
+        });
+        NicFacts {
+            xdp: read_xdp(index),
+            features: read_features(index),
+            rss: read_rss(index),
+            ring: read_ring(index),
+            taken: read_taken(index),
+            numa,
+            interrupts: folder.and_then(|folder| read_interrupts(&folder)),
+            device,
+        }
+    }
+}
+
+/// The interface's folder, if sysfs shows this very network namespace.
+fn sysfs(name: &str, index: u32) -> Read<PathBuf> {
+    let folder = Path::new("/sys/class/net").join(name);
+    let shown = read_line(&folder.join("ifindex").display().to_string())?;
+    if shown.parse() == Ok(index) {
+        Ok(folder)
+    } else {
+        Err("/sys shows another network namespace; mount sysfs in this one".to_owned())
+    }
+}
+
+/// A request that is about one interface.
+fn about(index: u32) -> Vec<u8> {
+    nested(ethtool::HEADER, &attribute(ethtool::HEADER_INDEX, &index.to_ne_bytes()))
+}
+
+fn read_xdp(index: u32) -> Read<XdpFeatures> {
+    let answer = ask_family("netdev", NETDEV_GET, &attribute(NETDEV_INDEX, &index.to_ne_bytes()))?;
+    find(&answer, NETDEV_XDP)
+        .and_then(|value| value.try_into().ok())
+        .map(|bytes| XdpFeatures(u64::from_ne_bytes(bytes)))
+        .ok_or_else(|| "the kernel does not say".to_owned())
+}
+
+fn read_taken(index: u32) -> Read<Vec<u32>> {
+    let about = attribute(QUEUE_INDEX, &index.to_ne_bytes());
+    let queues = ask_family_for_all("netdev", QUEUE_GET, &about)?;
+    let taken = queues.iter().filter(|queue| {
+        find(queue, QUEUE_XSK).is_some()
+            && find(queue, QUEUE_TYPE).and_then(number) == Some(TYPE_RX)
+    });
+    Ok(taken.filter_map(|queue| number(find(queue, QUEUE_ID)?)).collect())
+}
+
+fn read_features(index: u32) -> Read<Features> {
+    let answer = ask_family("ethtool", ethtool::FEATURES_GET, &about(index))?;
+    let set = |kind| find(&answer, kind).map(names).unwrap_or_default();
+    Ok(Features {
+        active: set(ethtool::FEATURES_ACTIVE),
+        changeable: set(ethtool::FEATURES_CHANGEABLE),
+    })
+}
+
+/// The names of the bits that are set (Documentation/networking/ethtool-netlink.rst, Bit sets).
+fn names(set: &[u8]) -> BTreeSet<String> {
+    let set = attributes(set);
+    // Without a mask only the bits that are set are listed.
+    let all = find(&set, ethtool::BITS_NO_MASK).is_some();
+    let bits = find(&set, ethtool::BITS).map(attributes).unwrap_or_default();
+    bits.iter()
+        .map(|(_, bit)| attributes(bit))
+        .filter(|bit| all || find(bit, ethtool::BIT_VALUE).is_some())
+        .filter_map(|bit| {
+            let name = find(&bit, ethtool::BIT_NAME)?;
+            let name = name.split(|&byte| byte == 0).next()?;
+            Some(String::from_utf8_lossy(name).into_owned())
+        })
+        .collect()
+}
+
+fn read_rss(index: u32) -> Read<Vec<u32>> {
+    let answer = ask_family("ethtool", ethtool::RSS_GET, &about(index))?;
+    let table = find(&answer, ethtool::RSS_TABLE).unwrap_or_default();
+    Ok(table.chunks_exact(4).filter_map(number).collect())
+}
+
+fn read_ring(index: u32) -> Read<Ring> {
+    let answer = ask_family("ethtool", ethtool::RINGS_GET, &about(index))?;
+    let of = |kind| find(&answer, kind).and_then(number);
+    match (of(ethtool::RINGS_RX), of(ethtool::RINGS_RX_MAX)) {
+        (Some(size), Some(max)) => Ok(Ring { size, max }),
+        _ => Err("the driver does not say".to_owned()),
+    }
+}
+
+/// The interrupts of a device; a virtio device's are those of the PCI function above it.
+fn read_interrupts(device: &Path) -> Read<Vec<Interrupt>> {
+    if !device.exists() {
+        return Ok(Vec::new());
+    }
+    let device = device.canonicalize().map_err(|error| error.to_string())?;
+    let mut numbers: Vec<u32> = device
+        .ancestors()
+        .take(2)
+        .find_map(|folder| std::fs::read_dir(folder.join("msi_irqs")).ok())
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    let names = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    Ok(numbers
+        .into_iter()
+        .filter_map(|number| {
+            // One that is not in use has no line there.
+            let name = interrupt_name(&names, number)?;
+            let file = format!("/proc/irq/{number}/effective_affinity_list");
+            Some(Interrupt { number, name, cores: read_list(&read_line(&file).ok()?) })
+        })
+        .collect())
+}
+
+fn interrupt_name(interrupts: &str, number: u32) -> Option<String> {
+    let prefix = format!("{number}:");
+    let line = interrupts.lines().find(|line| line.trim_start().starts_with(&prefix))?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xdp_features_are_told_apart() {
+        let veth = XdpFeatures(0x23);
+        assert!(veth.native() && !veth.zero_copy());
+        let mlx5 = XdpFeatures(0x6f);
+        assert!(mlx5.native() && mlx5.zero_copy());
+        assert!(!XdpFeatures(0).native() && !XdpFeatures(1).native());
+    }
+
+    #[test]
+    fn only_bits_that_are_set_are_named() {
+        let bit = |name: &str, on: bool| {
+            let name = attribute(ethtool::BIT_NAME, &[name.as_bytes(), &[0]].concat());
+            let value = if on { attribute(ethtool::BIT_VALUE, &[]) } else { Vec::new() };
+            nested(1, &[name, value].concat())
+        };
+        let bits = nested(ethtool::BITS, &[bit("rx-lro", false), bit("rx-gro-hw", true)].concat());
+        assert_eq!(names(&bits), BTreeSet::from(["rx-gro-hw".to_owned()]));
+        let no_mask = [attribute(ethtool::BITS_NO_MASK, &[]), bits].concat();
+        assert_eq!(names(&no_mask).len(), 2);
+    }
+
+    #[test]
+    fn an_interrupt_has_the_name_that_its_driver_gave_it() {
+        let text = "           CPU0       CPU1\n 38:          0      68594 PCI-MSIX-0000:00:03.0   \
+                    1-edge      virtio2-input.0\n138:  0 0 IO-APIC other\n";
+        assert_eq!(interrupt_name(text, 38).as_deref(), Some("virtio2-input.0"));
+        assert_eq!(interrupt_name(text, 8), None);
+    }
+
+    #[test]
+    fn the_loopback_interface_is_no_device_and_can_be_read() {
+        let index = nix::net::if_::if_nametoindex("lo").unwrap();
+        let facts = NicFacts::read("lo", index);
+        assert!(!facts.device);
+        assert!(facts.features.unwrap().is_on("rx-lro") || !facts.xdp.unwrap().zero_copy());
+    }
+}

@@ -1,0 +1,297 @@
+//! Real servers: whether each is on the link, has one MAC address, serves the VIPs and is up.
+
+use super::finding::{Area, Finding, Read, list};
+use crate::service_name::ServiceName;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// How a real server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// On a served interface or a VLAN on one.
+    OnLink {
+        /// The link's name.
+        link: String,
+        /// The address that the kernel asks from.
+        source: Option<IpAddr>,
+        /// That address is a VIP.
+        source_is_vip: bool,
+    },
+    /// Not in a way that direct routing can use: why.
+    Impossible(String),
+    /// It could not be looked up: why.
+    Unknown(String),
+}
+
+/// How a real server answers for one virtual service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// The virtual service.
+    pub service: ServiceName,
+    /// Whether it took a connection to the VIP; nothing: it was not asked, because the service is
+    /// not TCP or because it has no MAC address.
+    pub dr: Option<Result<(), Asked>>,
+    /// Its weight.
+    pub weight: u16,
+    /// What the running director thinks of it: its health, and the last error.
+    pub health: Option<(String, Option<String>)>,
+}
+
+/// Why a real server did not take a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// It did not.
+    Failed(String),
+    /// It could not be asked.
+    Unable(String),
+}
+
+/// What was read of a real server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// Its address.
+    pub server: IpAddr,
+    /// How it is reached.
+    pub way: Way,
+    /// The MAC addresses that answer for it.
+    pub answering: Read<BTreeSet<String>>,
+    /// The MAC address that the running director has.
+    pub known: Option<String>,
+    /// Its virtual services.
+    pub services: Vec<Serving>,
+}
+
+/// What follows from it.
+pub fn findings(facts: &ServerFacts) -> Vec<Finding> {
+    let subject = facts.server.to_string();
+    let mut findings = vec![way(&facts.way, &subject)];
+    if matches!(facts.way, Way::OnLink { .. }) {
+        findings.push(mac(facts, &subject));
+    }
+    for serving in &facts.services {
+        findings.extend(direct_routing(serving, &subject));
+        findings.extend(health(serving, &subject));
+    }
+    findings
+}
+
+fn way(way: &Way, subject: &str) -> Finding {
+    match way {
+        Way::OnLink { link, source: Some(source), source_is_vip: true } => {
+            let sentence = format!(
+                "the kernel asks for its MAC address from the VIP {source}, which it drops as its \
+                 own: this machine has no address of its own on that network"
+            );
+            Finding::problem(Area::Servers, subject, sentence).mended_by(format!(
+                "ip address add ADDRESS/PREFIX dev {link}, an address of its own"
+            ))
+        }
+        Way::OnLink { link, .. } => {
+            Finding::ok(Area::Servers, subject, format!("it is on the network of {link}"))
+        }
+        Way::Impossible(why) => Finding::problem(Area::Servers, subject, why.as_str())
+            .mended_by("put both on one network, by a VLAN if need be"),
+        Way::Unknown(why) => Finding::unread(Area::Servers, subject, "the way to it", why),
+    }
+}
+
+fn mac(facts: &ServerFacts, subject: &str) -> Finding {
+    let how = if facts.server.is_ipv4() { "ARP" } else { "neighbor solicitations" };
+    let answering: Vec<&String> = match &facts.answering {
+        Ok(answering) => answering.iter().collect(),
+        Err(why) => {
+            return match &facts.known {
+                Some(mac) => Finding::warning(
+                    Area::Servers,
+                    subject,
+                    format!(
+                        "the director knows it as {mac}; whether it answers {how} cannot be read: {why}"
+                    ),
+                ),
+                None => Finding::unread(Area::Servers, subject, "its MAC address", why),
+            };
+        }
+    };
+    match answering.as_slice() {
+        [] => {
+            let sentence = format!("it does not answer {how}: it is down, or not on this network");
+            Finding::problem(Area::Servers, subject, sentence)
+                .mended_by("look whether it runs, its cable and its address")
+        }
+        [mac] => match &facts.known {
+            Some(known) if known != *mac => {
+                let sentence = format!("it answers {how} with {mac}, and the director has {known}");
+                Finding::warning(Area::Servers, subject, sentence)
+                    .mended_by("look at mac of this real server in the config, if it is there")
+            }
+            _ => Finding::ok(Area::Servers, subject, format!("it answers {how} with {mac}")),
+        },
+        several => {
+            let sentence =
+                format!("{} machines answer {how} for it: {}", several.len(), list(several));
+            Finding::problem(Area::Servers, subject, sentence)
+                .mended_by("give one of them another address")
+        }
+    }
+}
+
+fn direct_routing(serving: &Serving, subject: &str) -> Option<Finding> {
+    let Serving { service, dr, .. } = serving;
+    Some(match dr.as_ref()? {
+        Ok(()) => {
+            let sentence = format!("it takes connections to {service}");
+            Finding::ok(Area::Servers, subject, sentence)
+        }
+        Err(Asked::Failed(why)) => Finding::problem(Area::Servers, subject, why.as_str())
+            .mended_by(format!("on {subject}: {}", check(*service))),
+        Err(Asked::Unable(why)) => {
+            let what = format!("whether it takes connections to {service}");
+            Finding::unread(Area::Servers, subject, &what, why)
+        }
+    })
+}
+
+fn check(service: ServiceName) -> String {
+    let text = service.to_string();
+    let (protocol, vip) = text.split_once(':').unwrap_or(("tcp", &text));
+    format!("shunt rs check --vip {vip} --protocol {protocol}")
+}
+
+fn health(serving: &Serving, subject: &str) -> Option<Finding> {
+    let Serving { service, weight, health, .. } = serving;
+    match health {
+        Some((state, error)) if state == "down" => {
+            let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            let sentence = format!("the director's check of {service} has it down{because}");
+            let finding = Finding::problem(Area::Servers, subject, sentence);
+            Some(finding.mended_by(format!("on {subject}: {}", check(*service))))
+        }
+        Some((state, _)) if state == "up" => {
+            let sentence = format!("the director's check of {service} has it up");
+            Some(Finding::ok(Area::Servers, subject, sentence))
+        }
+        Some((state, _)) => {
+            let sentence = format!("the director's check of {service} says {state}");
+            Some(Finding::warning(Area::Servers, subject, sentence))
+        }
+        None if *weight == 0 => {
+            let sentence = format!("it drains: its weight in {service} is 0");
+            Some(Finding::warning(Area::Servers, subject, sentence).mended_by(format!(
+                "shunt server set {service} {subject} --weight 1, if it is to have new flows"
+            )))
+        }
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::State;
+    use super::*;
+
+    const MAC: &str = "02:00:00:00:00:01";
+
+    fn service() -> ServiceName {
+        "tcp:172.17.100.100:80".parse().unwrap()
+    }
+
+    fn serving() -> Serving {
+        Serving { service: service(), dr: Some(Ok(())), weight: 1, health: None }
+    }
+
+    fn facts() -> ServerFacts {
+        ServerFacts {
+            server: [172, 17, 100, 1].into(),
+            way: Way::OnLink {
+                link: "eth0".into(),
+                source: Some([172, 17, 100, 3].into()),
+                source_is_vip: false,
+            },
+            answering: Ok(BTreeSet::from([MAC.to_owned()])),
+            known: None,
+            services: vec![serving()],
+        }
+    }
+
+    fn worst(facts: &ServerFacts) -> Finding {
+        findings(facts).into_iter().max_by_key(|finding| finding.state).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_is_there_and_serves_is_ok() {
+        assert_eq!(worst(&facts()).state, State::Ok);
+        assert_eq!(worst(&ServerFacts { known: Some(MAC.into()), ..facts() }).state, State::Ok);
+    }
+
+    #[test]
+    fn a_server_that_direct_routing_cannot_reach_is_a_problem() {
+        let behind = Way::Impossible("it is behind the gateway 172.17.100.253".into());
+        let found = findings(&ServerFacts { way: behind, services: vec![], ..facts() });
+        assert_eq!((found.len(), found[0].state), (1, State::Problem));
+        assert!(found[0].sentence.contains("gateway"));
+        let unknown = ServerFacts { way: Way::Unknown("no".into()), ..facts() };
+        assert_eq!(worst(&unknown).state, State::Warning);
+    }
+
+    #[test]
+    fn a_question_from_the_vip_is_a_problem() {
+        let way = Way::OnLink {
+            link: "eth0".into(),
+            source: Some([172, 17, 100, 100].into()),
+            source_is_vip: true,
+        };
+        let found = worst(&ServerFacts { way, ..facts() });
+        assert_eq!(found.state, State::Problem);
+        assert!(found.sentence.contains("from the VIP 172.17.100.100"), "{found:?}");
+    }
+
+    #[test]
+    fn silence_and_several_answers_are_problems_and_another_mac_a_warning() {
+        let with = |macs: &[&str], known: Option<&str>| {
+            let answering = Ok(macs.iter().map(|&mac| mac.to_owned()).collect());
+            worst(&ServerFacts { answering, known: known.map(str::to_owned), ..facts() })
+        };
+        assert!(with(&[], None).sentence.contains("does not answer ARP"));
+        assert_eq!(with(&[], None).state, State::Problem);
+        let two = with(&[MAC, "02:00:00:00:00:02"], None);
+        assert!(two.state == State::Problem && two.sentence.contains("2 machines"), "{two:?}");
+        assert_eq!(with(&[MAC], Some("02:00:00:00:00:02")).state, State::Warning);
+        let unread = ServerFacts { answering: Err("no".into()), ..facts() };
+        assert_eq!(worst(&unread).state, State::Warning);
+        let known = ServerFacts { known: Some(MAC.into()), ..unread };
+        assert_eq!(worst(&known).state, State::Warning);
+    }
+
+    #[test]
+    fn a_server_that_does_not_serve_the_vip_is_told_what_to_run() {
+        let with =
+            |dr| worst(&ServerFacts { services: vec![Serving { dr, ..serving() }], ..facts() });
+        let failed = with(Some(Err(Asked::Failed("no answer for 172.17.100.100:80".into()))));
+        assert_eq!(failed.state, State::Problem);
+        assert_eq!(
+            failed.remedy.as_deref(),
+            Some("on 172.17.100.1: shunt rs check --vip 172.17.100.100:80 --protocol tcp")
+        );
+        assert_eq!(with(Some(Err(Asked::Unable("no".into())))).state, State::Warning);
+        assert_eq!(with(None).state, State::Ok);
+    }
+
+    #[test]
+    fn health_is_the_directors_word() {
+        let with = |state: &str, error: Option<&str>, weight| {
+            let health = Some((state.to_owned(), error.map(str::to_owned)));
+            worst(&ServerFacts {
+                services: vec![Serving { health, weight, ..serving() }],
+                ..facts()
+            })
+        };
+        assert_eq!(with("up", None, 1).state, State::Ok);
+        assert_eq!(with("checking", None, 1).state, State::Warning);
+        let down = with("down", Some("connect: refused"), 1);
+        assert_eq!(down.state, State::Problem);
+        assert!(down.sentence.ends_with("down: connect: refused"), "{down:?}");
+        let drained = Serving { weight: 0, ..serving() };
+        let drained = worst(&ServerFacts { services: vec![drained], ..facts() });
+        assert!(drained.state == State::Warning && drained.sentence.contains("drains"));
+    }
+}

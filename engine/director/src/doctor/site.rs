@@ -1,0 +1,325 @@
+//! The site: interfaces, virtual services and real servers, as the running director has them, else
+//! as the config does.
+
+use super::director::Running;
+use super::examine::interface_named;
+use super::finding::Read;
+use super::on_the_wire::{Answer, Mac, Question, mac_text};
+use super::servers::{ServerFacts, Serving, Way};
+use super::settings::sysctl;
+use super::surroundings::Surroundings;
+use super::vip::{Claimant, Held, VipFacts};
+use crate::config::{Config, InterfaceConfig};
+use crate::neighbors::Reach;
+use crate::service_name::ServiceName;
+use dataplane::Protocol;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// A real server with all that it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteServer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address, as the running director has it.
+    pub known: Option<Mac>,
+    /// Its virtual services.
+    pub services: Vec<Serving>,
+}
+
+/// What there is to look at.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// The served interfaces.
+    pub interfaces: Vec<InterfaceConfig>,
+    /// The virtual services.
+    pub services: Vec<ServiceName>,
+    /// The real servers, by address.
+    pub servers: Vec<SiteServer>,
+    /// There are checks of the kind `dr`.
+    pub dr_checks: bool,
+    /// shunt adds and removes VIPs.
+    pub managed: bool,
+}
+
+impl ServiceName {
+    /// VIP and port.
+    pub(super) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.0.address, self.0.port)
+    }
+}
+
+impl SiteServer {
+    /// What it is asked: only TCP has a handshake.
+    pub(super) fn question(&self) -> Question {
+        let services = self.services.iter().map(|serving| serving.service);
+        let tcp = services.filter(|service| service.0.protocol == Protocol::Tcp);
+        Question {
+            server: self.address,
+            known: self.known,
+            services: tcp.map(|service| service.address()).collect(),
+        }
+    }
+}
+
+impl Site {
+    /// What the running director says, else the config.
+    pub fn of(config: Option<&Config>, running: &Running) -> Site {
+        let mut site = Site { managed: true, ..Site::default() };
+        if let Some(config) = config {
+            site.interfaces.clone_from(&config.interfaces);
+            site.managed = config.manage_vip;
+            site.dr_checks = has_dr_checks(config);
+        }
+        if let Some(status) = running.status() {
+            for view in &status.interfaces {
+                if !site.interfaces.iter().any(|interface| interface.name == view.name) {
+                    site.interfaces.push(interface_named(&view.name));
+                }
+            }
+        }
+        match (running.services(), config) {
+            (Some(view), _) => {
+                for service in view.services.iter().filter(|service| !service.removed) {
+                    site.services.push(service.service);
+                    for server in service.servers.iter().filter(|server| server.state == "serving")
+                    {
+                        let serving = Serving {
+                            service: service.service,
+                            dr: None,
+                            weight: server.weight,
+                            health: health(server),
+                        };
+                        let known = server.mac.as_deref().and_then(read_mac);
+                        site.add(server.address, known, serving);
+                    }
+                }
+            }
+            (None, Some(config)) => {
+                for service in &config.services {
+                    let name = ServiceName(service.key);
+                    site.services.push(name);
+                    for server in &service.servers {
+                        let (weight, health) = (server.weight, None);
+                        let serving = Serving { service: name, dr: None, weight, health };
+                        site.add(server.address, None, serving);
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+        site
+    }
+
+    fn add(&mut self, address: IpAddr, known: Option<Mac>, serving: Serving) {
+        match self.servers.iter_mut().find(|server| server.address == address) {
+            Some(server) => {
+                server.known = server.known.or(known);
+                server.services.push(serving);
+            }
+            None => self.servers.push(SiteServer { address, known, services: vec![serving] }),
+        }
+    }
+
+    /// The addresses of all real servers.
+    pub fn server_addresses(&self) -> Vec<IpAddr> {
+        self.servers.iter().map(|server| server.address).collect()
+    }
+
+    /// All VIPs, each once.
+    pub fn vips(&self) -> BTreeSet<IpAddr> {
+        self.services.iter().map(|service| service.0.address).collect()
+    }
+
+    /// The link where each VIP belongs: that which has an own address on its network, else the
+    /// first served interface.
+    pub fn homes(&self, around: &Surroundings, served: &[u32]) -> Vec<(IpAddr, u32)> {
+        let vips: Vec<IpAddr> = self.vips().into_iter().collect();
+        vips.iter()
+            .filter_map(|&vip| {
+                let beside = around.beside(served, &vips, vip).map(|own| own.link);
+                Some((vip, beside.or(served.first().copied())?))
+            })
+            .collect()
+    }
+}
+
+fn has_dr_checks(config: &Config) -> bool {
+    let _ = config;
+    false
+}
+
+fn health(server: &crate::views::ServerView) -> Option<(String, Option<String>)> {
+    let _ = server;
+    None
+}
+
+/// A MAC address as `ip link` writes it.
+fn read_mac(text: &str) -> Option<Mac> {
+    let mut bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16));
+    let mac = [0; 6].map(|_: u8| bytes.next().and_then(Result::ok));
+    let mac: Vec<u8> = mac.into_iter().collect::<Option<_>>()?;
+    mac.try_into().ok().filter(|_| bytes.next().is_none())
+}
+
+/// The facts of each VIP.
+pub(super) fn vip_facts(
+    site: &Site,
+    around: &Surroundings,
+    served: &[u32],
+    homes: &[(IpAddr, u32)],
+    claims: &BTreeMap<IpAddr, Read<BTreeSet<Mac>>>,
+    answers: &BTreeMap<IpAddr, Answer>,
+    running: &Running,
+) -> Vec<VipFacts> {
+    let vips: Vec<IpAddr> = site.vips().into_iter().collect();
+    let held = |vip: IpAddr| {
+        let own = around.addresses.iter().filter(|own| own.address == vip);
+        own.map(|own| Held {
+            link: around.name(own.link),
+            served: around.links.served_by(served, own.link).is_some(),
+            by_shunt: own.by_shunt,
+        })
+        .collect()
+    };
+    let claimants = |vip: IpAddr| match claims.get(&vip) {
+        Some(Ok(macs)) => Ok(macs.iter().map(|&mac| claimant(site, answers, mac)).collect()),
+        Some(Err(why)) => Err(why.clone()),
+        None => Err("it has no link to ask on".to_owned()),
+    };
+    let facts = |&(vip, home): &(IpAddr, u32)| {
+        let home = around.name(home);
+        let ipv6_off = sysctl(&format!("net/ipv6/conf/{home}/disable_ipv6")) != Ok(0);
+        VipFacts {
+            vip,
+            held: Ok(held(vip)),
+            beside: around.beside(served, &vips, vip).map(|own| own.address),
+            claimants: claimants(vip),
+            ipv6_off,
+            managed: site.managed,
+            running: running.status().is_some(),
+            home,
+        }
+    };
+    homes.iter().map(facts).collect()
+}
+
+/// Who has this MAC address, as the real servers' answers and the running director say.
+fn claimant(site: &Site, answers: &BTreeMap<IpAddr, Answer>, mac: Mac) -> Claimant {
+    let has = |server: &&SiteServer| {
+        let answering = answers.get(&server.address).and_then(|answer| answer.answering.as_ref());
+        let answers =
+            answering.is_some_and(|macs| macs.as_ref().is_ok_and(|macs| macs.contains(&mac)));
+        answers || server.known == Some(mac)
+    };
+    let server = site.servers.iter().find(has).map(|server| server.address);
+    Claimant { mac: mac_text(mac), server }
+}
+
+/// The facts of each real server.
+pub(super) fn server_facts(
+    site: &Site,
+    around: &Surroundings,
+    served: &[u32],
+    answers: &BTreeMap<IpAddr, Answer>,
+) -> Vec<ServerFacts> {
+    let vips = site.vips();
+    let facts = |server: &SiteServer| {
+        let answer = answers.get(&server.address).cloned().unwrap_or_default();
+        let way = match around.reach(served, server.address) {
+            Ok(Reach::OnLink { link, source, .. }) => Way::OnLink {
+                link: around.name(link),
+                source,
+                source_is_vip: source.is_some_and(|source| vips.contains(&source)),
+            },
+            Ok(Reach::Impossible(why)) => Way::Impossible(why),
+            Ok(Reach::Unknown) => Way::Unknown("it was not looked up".to_owned()),
+            Err(why) => Way::Unknown(why),
+        };
+        let answering = answer.answering.unwrap_or_else(|| Err("it was not asked".to_owned()));
+        let services = server.services.iter().cloned().map(|serving| Serving {
+            dr: answer.dr.get(&serving.service.address()).cloned(),
+            ..serving
+        });
+        ServerFacts {
+            server: server.address,
+            way,
+            answering: answering.map(|macs| macs.into_iter().map(mac_text).collect()),
+            known: server.known.map(mac_text),
+            services: services.collect(),
+        }
+    };
+    site.servers.iter().map(facts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins;
+
+    const CONFIG: &str = r#"
+        manage_vip = false
+        [[interface]]
+        name = "eth0"
+        [[virtual_service]]
+        address = "172.17.100.100:80"
+        protocol = "tcp"
+        [[virtual_service.real_server]]
+        address = "172.17.100.1"
+        [[virtual_service.real_server]]
+        address = "172.17.100.2"
+        weight = 0
+        [[virtual_service]]
+        address = "172.17.100.100:53"
+        protocol = "udp"
+        [[virtual_service.real_server]]
+        address = "172.17.100.1"
+    "#;
+
+    fn site() -> Site {
+        let config = Config::parse(CONFIG, &plugins::known).unwrap();
+        Site::of(Some(&config), &Running::No("refused".into()))
+    }
+
+    #[test]
+    fn each_server_is_looked_at_once_with_all_that_it_serves() {
+        let site = site();
+        assert_eq!((site.services.len(), site.servers.len(), site.vips().len()), (2, 2, 1));
+        assert_eq!(site.servers[0].services.len(), 2);
+        assert_eq!(site.servers[0].question().services, ["172.17.100.100:80".parse().unwrap()]);
+        assert_eq!(site.servers[1].services[0].weight, 0);
+        assert!(!site.managed);
+    }
+
+    #[test]
+    fn a_vip_without_a_network_belongs_to_the_first_interface() {
+        assert_eq!(
+            site().homes(&Surroundings::default(), &[7, 8]),
+            [([172, 17, 100, 100].into(), 7)]
+        );
+        assert!(site().homes(&Surroundings::default(), &[]).is_empty());
+    }
+
+    #[test]
+    fn a_claimants_server_is_found_by_its_mac() {
+        let (one, two, three) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 3]);
+        let mut site = site();
+        site.servers[1].known = Some(two);
+        let answering = Some(Ok(BTreeSet::from([one])));
+        let answer = Answer { answering, ..Answer::default() };
+        let answers = BTreeMap::from([(site.servers[0].address, answer)]);
+        let server = |mac| claimant(&site, &answers, mac).server;
+        assert_eq!(server(one), Some([172, 17, 100, 1].into()));
+        assert_eq!(server(two), Some([172, 17, 100, 2].into()));
+        assert_eq!(server(three), None);
+    }
+
+    #[test]
+    fn mac_addresses_are_read_as_they_are_written() {
+        let mac = [2, 0, 0xac, 0x11, 0x64, 1];
+        assert_eq!(read_mac(&mac_text(mac)), Some(mac));
+        for text in ["", "02:00", "02:00:ac:11:64:01:00", "02:00:ac:11:64:xx"] {
+            assert_eq!(read_mac(text), None, "{text}");
+        }
+    }
+}
