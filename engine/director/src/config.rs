@@ -112,6 +112,8 @@ pub struct ServerConfig {
     pub address: IpAddr,
     /// Its weight; 0 drains.
     pub weight: u16,
+    /// Its MAC address, if it is not to be asked for.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// One virtual service.
@@ -212,6 +214,12 @@ impl Config {
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         Config::parse(&text, known)
             .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
+    }
+
+    /// The MAC addresses that it gives to real servers.
+    pub fn macs(&self) -> BTreeMap<IpAddr, [u8; 6]> {
+        let servers = self.services.iter().flat_map(|service| &service.servers);
+        servers.filter_map(|server| Some((server.address, server.mac?))).collect()
     }
 
     /// Reads the text of a config file, or says everything that is wrong with it.
@@ -328,4 +336,5 @@ pub(crate) enum WrittenProtocol {
 pub(crate) struct WrittenServer {
     pub address: Spanned<String>,
     pub weight: Option<Spanned<i64>>,
+    pub mac: Option<Spanned<String>>,
 }

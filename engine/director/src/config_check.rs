@@ -6,14 +6,16 @@ use crate::config::{
     WrittenBusyPoll, WrittenInterface, WrittenProtocol, WrittenServer, WrittenService,
     WrittenTimeouts, WrittenUnknownFlow, place,
 };
+use crate::neighbor_entry::Mac;
+use crate::neighbor_events::mac_text;
 use crate::scheduler_name::{self, Params, SchedulerName};
-use crate::service_name::{ServiceName, parse_server, parse_vip};
+use crate::service_name::{ServiceName, parse_mac, parse_server, parse_vip};
 use dataplane::{
     Capacity, Protocol, SERVERS_MAX, SERVERS_PER_SERVICE_MAX, SERVICES_MAX, ServiceKey, Settings,
     Timeouts, UnknownFlow,
 };
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use toml::Spanned;
 
@@ -267,6 +269,7 @@ impl Check<'_> {
 
     fn services(&mut self, written: &[WrittenService], known: KnownHere<'_>) -> Vec<ServiceConfig> {
         let mut lines = HashMap::new();
+        let mut macs = HashMap::new();
         let mut services = Vec::new();
         for service in written {
             let offset = service.address.span().start;
@@ -288,7 +291,7 @@ impl Check<'_> {
             if let Some(first) = lines.insert(key, line) {
                 self.problem(offset, format!("virtual service {} is already in line {first}: put their real servers into one", ServiceName(key)));
             }
-            let servers = self.servers(key, &service.real_server);
+            let servers = self.servers(key, &service.real_server, &mut macs);
             services.push(ServiceConfig { key, scheduler, params, servers });
         }
         let servers: usize = services.iter().map(|service| service.servers.len()).sum();
@@ -357,7 +360,12 @@ impl Check<'_> {
         params
     }
 
-    fn servers(&mut self, key: ServiceKey, written: &[WrittenServer]) -> Vec<ServerConfig> {
+    fn servers(
+        &mut self,
+        key: ServiceKey,
+        written: &[WrittenServer],
+        macs: &mut HashMap<IpAddr, (Mac, usize)>,
+    ) -> Vec<ServerConfig> {
         let mut lines = HashMap::new();
         let mut servers = Vec::new();
         if let Some(first_too_many) = written.get(SERVERS_PER_SERVICE_MAX) {
@@ -377,17 +385,37 @@ impl Check<'_> {
                     if let Some(first) = lines.insert(address, line) {
                         self.problem(offset, format!("real server {address} is already in line {first} of {}: give it one entry with the weight it should have", ServiceName(key)));
                     }
-                    servers.push(ServerConfig { address, weight });
+                    let mac = self.mac(address, &server.mac, macs);
+                    servers.push(ServerConfig { address, weight, mac });
                 }
                 Err(message) => self.problem(offset, message),
             }
         }
         servers
     }
+
+    /// The MAC address of a real server. It may be in several services, and it is one machine in
+    /// all of them. `macs`: those given so far, each with its line.
+    fn mac(
+        &mut self,
+        address: IpAddr,
+        written: &Option<Spanned<String>>,
+        macs: &mut HashMap<IpAddr, (Mac, usize)>,
+    ) -> Option<Mac> {
+        let written = written.as_ref()?;
+        let offset = written.span().start;
+        let mac = parse_mac(written.get_ref()).map_err(|message| self.problem(offset, message));
+        let mac = mac.ok()?;
+        let (first, line) = *macs.entry(address).or_insert((mac, self.line(written)));
+        if first != mac {
+            self.problem(offset, format!("real server {address} has the MAC address {} in line {line}: it is one machine, so give it one, or none and shunt asks for it", mac_text(first)));
+        }
+        Some(mac)
+    }
 }
 
 /// Whether a real server with this address can serve this virtual service.
-pub fn check_member(key: ServiceKey, address: std::net::IpAddr) -> Result<(), String> {
+pub fn check_member(key: ServiceKey, address: IpAddr) -> Result<(), String> {
     if address.is_ipv4() != key.address.is_ipv4() {
         return Err(format!(
             "real server {address} and VIP {} are not of the same family: direct routing leaves the packet's addresses alone, so both are IPv4 or both IPv6",

@@ -37,7 +37,7 @@ fn every_key_that_the_example_comments_out_is_a_default_too() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/director.toml");
     let text = std::fs::read_to_string(path).unwrap();
     // These are examples, and say so.
-    let examples = ["group = ", "listen = ", "token_file = ", "certificate = ", "key = "];
+    let examples = ["mac = ", "group = ", "listen = ", "token_file = ", "certificate = ", "key = "];
     let commented_in: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -99,6 +99,7 @@ scheduler = "lc"
 [[virtual_service.real_server]]
 address = "2001:db8::1"
 weight = 65535
+mac = "02-00-5E-10-00-0a"
 "#,
     )
     .unwrap();
@@ -121,6 +122,8 @@ weight = 65535
     assert_eq!((service.key.port, service.key.protocol), (53, Protocol::Udp));
     assert_eq!(service.scheduler.to_string(), "lc");
     assert_eq!(service.servers[0].weight, 65_535);
+    assert_eq!(service.servers[0].mac, Some([2, 0, 0x5e, 0x10, 0, 0x0a]));
+    assert_eq!(config.macs(), [(service.servers[0].address, [2, 0, 0x5e, 0x10, 0, 0x0a])].into());
     assert_eq!(
         parse(&SMALL.replacen('\n', "\nmetrics = { listen = \"off\" }\n", 1))
             .unwrap()
@@ -136,6 +139,19 @@ fn bad_values_are_named_with_their_place_and_the_next_step() {
         (server, "address = \"172.17.100.1\"\nweight = 65536", (9, 10), "from 0 to 65535"),
         (server, "address = \"172.17.100.1\"\nweight = -1", (9, 10), "from 0 to 65535"),
         (server, "address = \"172.17.100.1\"\nweight = \"1\"", (9, 10), "expected i64"),
+        (server, "address = \"172.17.100.1\"\nmac = \"rs1\"", (9, 7), "no MAC address"),
+        (
+            server,
+            "address = \"172.17.100.1\"\nmac = \"+2:00:00:00:00:01\"",
+            (9, 7),
+            "write \"02:00:5e:10:00:01\"",
+        ),
+        (
+            server,
+            "address = \"172.17.100.1\"\nmac = \"ff:ff:ff:ff:ff:ff\"",
+            (9, 7),
+            "not the MAC address of one machine",
+        ),
         (server, "address = \"2001:db8::1\"", (8, 11), "not of the same family"),
         (server, "address = \"172.17.100.100\"", (8, 11), "is the VIP itself"),
         (server, "address = \"172.17.100.1:81\"", (8, 11), "keeps the destination port"),
@@ -208,6 +224,25 @@ fn every_problem_is_found_and_they_come_in_the_order_of_the_file() {
     assert!(found[1].0 == 12 && found[1].1.contains("already in line 5"), "{found:?}");
     assert!(found[2].0 == 14 && found[2].1.contains("unknown scheduler"), "{found:?}");
     assert!(found[3].0 == 17 && found[3].1.contains("weight"), "{found:?}");
+}
+
+#[test]
+fn a_real_server_of_several_services_has_one_mac_address() {
+    let again = |mac: &str| {
+        format!(
+            "{SMALL}mac = \"02:00:00:00:00:01\"\n\
+             [[virtual_service]]\naddress = \"172.17.100.100:81\"\nprotocol = \"tcp\"\n\
+             [[virtual_service.real_server]]\naddress = \"172.17.100.1\"\n{mac}"
+        )
+    };
+    for same in ["", "mac = \"02:00:00:00:00:01\""] {
+        let config = parse(&again(same)).unwrap();
+        assert_eq!(config.macs(), [([172, 17, 100, 1].into(), [2, 0, 0, 0, 0, 1])].into());
+    }
+    let problems = parse(&again("mac = \"02:00:00:00:00:02\"")).unwrap_err();
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!((problem.line, problem.column), (15, 7));
+    assert!(problem.message.contains("02:00:00:00:00:01 in line 9"), "{}", problem.message);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::config::{
 };
 use crate::config_api::{ApiConfig, ApiListen, TlsFiles};
 use crate::config_plugins::PluginsConfig;
+use crate::neighbor_events::mac_text;
 use crate::service_name::protocol_name;
 use crate::services::Services;
 use crate::views::{server_mark, service_mark};
@@ -120,6 +121,7 @@ fn write_interface(text: &mut String, interface: &InterfaceConfig) -> fmt::Resul
 fn write_services(text: &mut String, config: &Config, services: &Services) -> fmt::Result {
     let mut entries: Vec<_> = services.services().map(|(_, entry)| entry).collect();
     entries.sort_by_key(|entry| entry.key);
+    let macs = config.macs();
     for entry in entries.into_iter().filter(|entry| !entry.removed) {
         let address = SocketAddr::new(entry.key.address, entry.key.port);
         writeln!(text, "\n[[virtual_service]]{}", comment(service_mark(config, entry)))?;
@@ -138,6 +140,9 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
             let mark = comment(server_mark(config, entry, server));
             writeln!(text, "[[virtual_service.real_server]]{mark}")?;
             writeln!(text, "address = \"{}\"\nweight = {}", server.address, server.weight)?;
+            if let Some(mac) = macs.get(&server.address) {
+                writeln!(text, "mac = \"{}\"", mac_text(*mac))?;
+            }
         }
     }
     Ok(())
@@ -211,6 +216,7 @@ share = 1.0
 [[virtual_service.real_server]]
 address = "172.17.100.1"
 weight = 3
+mac = "02:00:5e:10:00:01"
 [[virtual_service.real_server]]
 address = "172.17.100.2"
 [[virtual_service]]

@@ -26,6 +26,7 @@ pub fn render(supervisor: &Supervisor) -> String {
     let sheet = Sheet::new();
     director(&sheet, supervisor);
     services(&sheet, supervisor);
+    neighbors(&sheet, supervisor);
     workers(&sheet, supervisor);
     interfaces(&sheet, supervisor);
     queues(&sheet, supervisor);
@@ -129,6 +130,14 @@ fn services(sheet: &Sheet, supervisor: &Supervisor) {
     }
 }
 
+/// What is known of a real server, whatever the services that it is in.
+fn neighbors(sheet: &Sheet, supervisor: &Supervisor) {
+    for address in supervisor.neighbors.addresses() {
+        let changes = supervisor.neighbors.mac_changes(address);
+        sheet.count("shunt_server_mac_changes_total", &[&address.to_string()], changes);
+    }
+}
+
 fn server_counts(sheet: &Sheet, labels: &[&str], counts: &ServerCounts) {
     sheet.count("shunt_server_connections_total", labels, counts.connections);
     sheet.count("shunt_server_packets_total", labels, counts.packets);
@@ -189,6 +198,7 @@ fn worker_counts(sheet: &Sheet, labels: &[&str; 3], counts: &WorkerCounts) {
 fn interfaces(sheet: &Sheet, supervisor: &Supervisor) {
     for interface in &supervisor.interfaces {
         let native = interface.attached == Some(AttachMode::Native);
+        sheet.flag("shunt_interface_up", &[&interface.name], interface.carrier);
         sheet.flag("shunt_interface_native_xdp", &[&interface.name], native);
         // What cannot be read has no series, rather than a wrong one.
         let Some(Ok(counts)) = interface.steer.as_ref().map(xsk::Steer::counts) else { continue };

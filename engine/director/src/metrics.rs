@@ -84,6 +84,7 @@ pub const METRICS: &[Metric] = &[
     gauge("shunt_server_inactive_connections", Unit::Count, SERVER, "All other flows of a real server."),
     gauge("shunt_server_weight", Unit::Count, SERVER, "Weight of a real server as it was set; 0 drains."),
     gauge("shunt_server_state", Unit::Count, &["service", "server", "state"], "1 for the state that a real server is in: serving, removed (its flows may end), expired (its flows are ended)."),
+    counter("shunt_server_mac_changes_total", Unit::Count, &["server"], "Times that a real server's MAC address changed to another one, where its flows then went."),
     gauge("shunt_server_neighbor_state", Unit::Count, &["service", "server", "state"], "1 for the state of a real server's neighbor entry: reachable, stale (both forward), unresolved, failed (no new flows), impossible (not on the link)."),
 
     counter("shunt_worker_packets_received_total", Unit::Count, WORKER, "Packets that a worker received."),
@@ -107,6 +108,7 @@ pub const METRICS: &[Metric] = &[
     counter("shunt_worker_overflow_packets_total", Unit::Count, WORKER, "Packets of new flows that the table had no room for: they got a real server by their hash."),
     counter("shunt_worker_overflow_follower_packets_total", Unit::Count, WORKER, "Packets of unknown flows that got a real server by their hash because of an earlier overflow."),
 
+    gauge("shunt_interface_up", Unit::Count, &["interface"], "1: the interface is up and has a carrier; 0: no packet comes or goes."),
     gauge("shunt_interface_native_xdp", Unit::Count, &["interface"], "1: the XDP program runs in the driver; 0: in the network stack, or it is not attached."),
     counter("shunt_interface_packets_redirected_total", Unit::Count, &["interface"], "Packets that the XDP program gave to a worker."),
     counter("shunt_interface_packets_shed_total", Unit::Count, &["interface"], "Packets for a virtual service that the XDP program dropped because too many were waiting for the worker of their queue."),

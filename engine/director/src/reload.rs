@@ -213,6 +213,7 @@ mod tests {
                 let server = |(host, (_, weight))| ServerConfig {
                     address: [172, 17, 100, host].into(),
                     weight,
+                    mac: None,
                 };
                 let servers = servers.into_iter().map(server).collect();
                 let scheduler = scheduler.parse().unwrap();
@@ -231,7 +232,7 @@ mod tests {
                 let mut servers: Vec<ServerConfig> = services
                     .members(service)
                     .filter(|(_, server)| server.state == ServerState::Serving)
-                    .map(|(_, s)| ServerConfig { address: s.address, weight: s.weight })
+                    .map(|(_, s)| ServerConfig { address: s.address, weight: s.weight, mac: None })
                     .collect();
                 servers.sort_by_key(|server| server.address);
                 let (scheduler, params) = (service.scheduler.clone(), service.params.clone());
@@ -294,6 +295,7 @@ mod tests {
                 .map(|&(host, weight)| ServerConfig {
                     address: [172, 17, 100, host].into(),
                     weight,
+                    mac: None,
                 })
                 .collect(),
         };
@@ -339,7 +341,7 @@ mod tests {
             key: key(80),
             scheduler: "rr".parse().unwrap(),
             params: Params::new(),
-            servers: vec![ServerConfig { address: [172, 17, 100, 1].into(), weight }],
+            servers: vec![ServerConfig { address: [172, 17, 100, 1].into(), weight, mac: None }],
         };
         let mut services = Services::default();
         follow(&mut services, &[], &[service(1)]);

@@ -104,6 +104,26 @@ pub fn parse_server(text: &str, port: Option<u16>) -> Result<IpAddr, String> {
     Ok(address)
 }
 
+/// Reads a real server's MAC address: six bytes in hexadecimal, colons or hyphens between.
+pub fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let bytes: Option<Vec<u8>> = text
+        .split([':', '-'])
+        .map(|byte| {
+            // from_str_radix would read a sign, too.
+            let two_digits = byte.len() == 2 && byte.bytes().all(|c| c.is_ascii_hexdigit());
+            u8::from_str_radix(byte, 16).ok().filter(|_| two_digits)
+        })
+        .collect();
+    let mac: Option<[u8; 6]> = bytes.and_then(|bytes| bytes.try_into().ok());
+    match mac {
+        None => Err(format!("\"{text}\" is no MAC address: write \"02:00:5e:10:00:01\"")),
+        Some(mac) if mac == [0; 6] || mac[0] & 1 == 1 => Err(format!(
+            "\"{text}\" is not the MAC address of one machine: write the real server's own, as `ip link` shows it there"
+        )),
+        Some(mac) => Ok(mac),
+    }
+}
+
 /// Whether an address can be that of a VIP or a real server. The error says why not.
 pub fn check_address(address: IpAddr, of: &str) -> Result<(), String> {
     let kind = match address {

@@ -166,6 +166,7 @@ impl Supervisor {
         self.check_params()?;
         let settings = Some(self.config.settings);
         let otherwise = Otherwise::NextBest;
+        self.neighbors.set_fixed(self.config.macs());
         self.commit(Change { services, settings, names: None, otherwise }).await
     }
 
@@ -240,6 +241,9 @@ impl Supervisor {
         };
         remarks.extend(reload::needs_restart(&self.config, &config));
         reload::take_over(&mut self.config, config);
+        if self.neighbors.set_fixed(self.config.macs()) {
+            self.publish().await?;
+        }
         let limits = self.config.plugins.limits;
         if limits != *self.plugins.host().limits() {
             self.plugins.set_host(PluginHost::new(limits).map_err(PluginsError::from)?);

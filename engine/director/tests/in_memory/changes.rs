@@ -207,6 +207,27 @@ fn a_reload_leaves_alone_what_was_changed_at_run_time() {
 }
 
 #[test]
+fn a_mac_address_in_the_file_needs_no_answer() {
+    let world = World::new();
+    let server = "[[virtual_service.real_server]]\naddress = \"172.17.100.3\"\n";
+    let with_mac = |last: u8| format!("{CONFIG}{server}mac = \"02:00:00:00:09:{last:02x}\"\n");
+    world.reload(&format!("{CONFIG}{server}"));
+    world.neighbor(3, KernelState::Failed, None);
+    assert_eq!(world.server(3).unwrap().neighbor, "failed");
+    for last in [1, 2] {
+        assert_eq!(world.reload(&with_mac(last)), [] as [String; 0]);
+        let server = world.server(3).unwrap();
+        assert_eq!(server.neighbor, "reachable");
+        assert_eq!(server.mac, Some(format!("02:00:00:00:09:{last:02x}")));
+        assert!(world.supervisor().neighbors.takes_new_flows(0, rs(3)));
+    }
+    world.neighbor(3, KernelState::Failed, None);
+    assert_eq!(world.server(3).unwrap().neighbor, "reachable", "whatever the kernel says");
+    let saved = world.ask("GET", "/v1/config", "").unwrap();
+    assert!(saved.contains("mac = \"02:00:00:00:09:02\""), "{saved}");
+}
+
+#[test]
 fn a_service_that_leaves_the_file_drains_and_can_come_back() {
     let world = World::new();
     let before = servers_of(&world, 0..10);

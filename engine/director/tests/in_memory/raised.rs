@@ -1,9 +1,10 @@
 //! Every counter that a director in memory has is raised by a packet or a fault.
 
 use crate::metrics::{read, value};
-use crate::world::{SERVICE, World, rs};
+use crate::world::{SERVICE, World, mac, rs};
 use dataplane::{DropReason, FlowState};
 use director::metrics::{Kind, METRICS};
+use director::neighbors::KernelState;
 use frames::{frame, tcp_of};
 
 /// Counters that need what a director in memory does not have, and where they are raised.
@@ -78,6 +79,11 @@ fn live(world: &World) {
     world.neighbor_is_elsewhere(1);
     assert_eq!(world.send(1, &tcp_of(1, "A")), None);
     world.resolve(1);
+    // Its machine is replaced, and put back.
+    for host in [9, 1] {
+        world.neighbor(1, KernelState::Failed, None);
+        world.neighbor(1, KernelState::Reachable, Some(mac(host)));
+    }
     expire_under_a_packet(world);
     world.connect(1, 3);
     let position = CONFIG.find("[[virtual_service]]").unwrap();
