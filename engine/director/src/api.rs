@@ -86,6 +86,8 @@ impl From<ChangeError> for Refused {
                 ServicesError::ServiceExists { .. }
                 | ServicesError::ServerExists { .. }
                 | ServicesError::ServerRemoved { .. }
+                | ServicesError::SorryServer { .. }
+                | ServicesError::SorryServes { .. }
                 | ServicesError::Full { .. } => StatusCode::CONFLICT,
             },
             ChangeError::Plugins(error) => plugin_api::status(error),

@@ -6,7 +6,9 @@
 
 use crate::config_api::{ApiConfig, WrittenApi};
 use crate::config_check;
+use crate::config_health::WrittenHealthCheck;
 use crate::config_plugins::{PluginsConfig, WrittenPlugins};
+use crate::health::Policy;
 use crate::scheduler_name::{Params, SchedulerName};
 use dataplane::{Capacity, ServiceKey, Settings};
 use serde::{Deserialize, Serialize};
@@ -125,6 +127,8 @@ pub struct ServiceConfig {
     pub scheduler: SchedulerName,
     /// What its scheduler is told.
     pub params: Params,
+    /// How it looks after its real servers.
+    pub policy: Policy,
     /// Its real servers.
     pub servers: Vec<ServerConfig>,
 }
@@ -320,6 +324,11 @@ pub(crate) struct WrittenService {
     pub scheduler: Option<Spanned<String>>,
     #[serde(default)]
     pub scheduler_params: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+    pub quorum: Option<Spanned<i64>>,
+    pub hysteresis: Option<Spanned<i64>>,
+    pub sorry_server: Option<Spanned<String>>,
+    pub slow_start: Option<Spanned<i64>>,
+    pub health_check: Option<WrittenHealthCheck>,
     #[serde(default)]
     pub real_server: Vec<WrittenServer>,
 }

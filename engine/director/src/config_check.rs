@@ -292,7 +292,8 @@ impl Check<'_> {
                 self.problem(offset, format!("virtual service {} is already in line {first}: put their real servers into one", ServiceName(key)));
             }
             let servers = self.servers(key, &service.real_server, &mut macs);
-            services.push(ServiceConfig { key, scheduler, params, servers });
+            let policy = self.policy(key, service, &scheduler, &servers);
+            services.push(ServiceConfig { key, scheduler, params, policy, servers });
         }
         let servers: usize = services.iter().map(|service| service.servers.len()).sum();
         if services.len() > SERVICES_MAX {

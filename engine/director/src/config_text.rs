@@ -4,10 +4,12 @@ use crate::config::{
     BusyPollConfig, Config, DuplicateVip, InterfaceConfig, METRICS_OFF, Mode, Poll, Queues,
 };
 use crate::config_api::{ApiConfig, ApiListen, TlsFiles};
+use crate::config_health::write_health_check;
 use crate::config_plugins::PluginsConfig;
+use crate::health::Policy;
 use crate::neighbor_events::mac_text;
 use crate::service_name::protocol_name;
-use crate::services::Services;
+use crate::services::{ServerEntry, Services};
 use crate::views::{server_mark, service_mark};
 use dataplane::{ServerState, UnknownFlow};
 use std::fmt::{self, Write};
@@ -128,15 +130,20 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
         writeln!(text, "address = \"{address}\"")?;
         writeln!(text, "protocol = \"{}\"", protocol_name(entry.key.protocol))?;
         writeln!(text, "scheduler = \"{}\"", entry.scheduler)?;
+        write_policy(text, &entry.policy)?;
         if !entry.params.is_empty() {
             writeln!(text, "[virtual_service.scheduler_params]")?;
         }
         for (key, value) in &entry.params {
             writeln!(text, "{key} = {}", quoted(value))?;
         }
+        if let Some(check) = &entry.policy.check {
+            write_health_check(text, check)?;
+        }
         let mut servers: Vec<_> = services.members(entry).map(|(_, server)| server).collect();
         servers.sort_by_key(|server| server.address);
-        for server in servers.into_iter().filter(|server| server.state == ServerState::Serving) {
+        let serving = |server: &&ServerEntry| server.state == ServerState::Serving && !server.sorry;
+        for server in servers.into_iter().filter(serving) {
             let mark = comment(server_mark(config, entry, server));
             writeln!(text, "[[virtual_service.real_server]]{mark}")?;
             writeln!(text, "address = \"{}\"\nweight = {}", server.address, server.weight)?;
@@ -146,6 +153,15 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
         }
     }
     Ok(())
+}
+
+fn write_policy(text: &mut String, policy: &Policy) -> fmt::Result {
+    let Policy { check: _, quorum, hysteresis, sorry_server, slow_start } = policy;
+    writeln!(text, "quorum = {quorum}\nhysteresis = {hysteresis}")?;
+    if let Some(address) = sorry_server {
+        writeln!(text, "sorry_server = \"{address}\"")?;
+    }
+    writeln!(text, "slow_start = {slow_start}")
 }
 
 fn comment(mark: Option<String>) -> String {
@@ -208,11 +224,20 @@ name = "eth1"
 address = "172.17.100.100:80"
 protocol = "tcp"
 scheduler = "wrr"
+quorum = 2
+hysteresis = 1
+sorry_server = "172.17.100.9"
 [virtual_service.scheduler_params]
 mh-port = true
 size = 5
 _text = 'a "quoted\ text'
 share = 1.0
+[virtual_service.health_check]
+kind = "http"
+interval = 0.5
+fall = 4
+on_failure = "expire"
+body = '^"ok\b'
 [[virtual_service.real_server]]
 address = "172.17.100.1"
 weight = 3
@@ -277,7 +302,7 @@ protocol = "udp"
             "[[virtual_service]]  # parameters set at run time; the config has \
              _text=a \"quoted\\ text,mh-port,share=1.0,size=5\n",
             "[[virtual_service]]  # parameters set at run time; the config has none\n",
-            "scheduler = \"rr\"\n[virtual_service.scheduler_params]\nmh-port = \"true\"\n",
+            "slow_start = 0\n[virtual_service.scheduler_params]\nmh-port = \"true\"\n",
         ] {
             assert!(written.contains(mark), "{written}");
         }

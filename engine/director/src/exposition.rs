@@ -4,11 +4,16 @@
 //! over as absolute values, so nothing can go stale and a server that is gone leaves no series.
 
 use crate::durations::Durations;
+use crate::health::judge::Verdict;
+use crate::health::members::Member;
+use crate::health::quorum::Quorum;
+use crate::health::weights::Standing;
 use crate::metrics::{CALL_DURATION, Kind, METRICS, SWAP_DURATION, SWAP_PAUSE, find};
 use crate::neighbors::NeighborState;
 use crate::plugins::PluginVersion;
 use crate::schedulers::PluginReport;
 use crate::service_name::ServiceName;
+use crate::services::ServiceEntry;
 use crate::supervisor::Supervisor;
 use dataplane::{DropReason, Failure, ServerCounts, ServerState, WorkerCounts};
 use metrics::{Key, Label, Level, Metadata, Recorder};
@@ -103,6 +108,7 @@ fn services(sheet: &Sheet, supervisor: &Supervisor) {
         sheet.gauge("shunt_service_active_connections", &[&name], load.active.into());
         sheet.gauge("shunt_service_inactive_connections", &[&name], load.inactive.into());
         sheet.flag("shunt_service_removed", &[&name], service.removed);
+        service_health(sheet, &name, supervisor.health.weights.standing(&service.key), service);
         let benched = supervisor.schedulers().is_benched(index);
         sheet.flag("shunt_plugin_benched", &[&name], benched);
         if let Some((version, plugin)) = supervisor.schedulers().runs(index) {
@@ -114,6 +120,11 @@ fn services(sheet: &Sheet, supervisor: &Supervisor) {
             let address = entry.address.to_string();
             server_counts(sheet, &[&name, &address], &supervisor.server_counts(server));
             sheet.gauge("shunt_server_weight", &[&name, &address], entry.weight.into());
+            let given = supervisor.health.weights.given(server);
+            sheet.gauge("shunt_server_effective_weight", &[&name, &address], given.weight.into());
+            if let Some(member) = supervisor.health.members.get(&(service.key, entry.address)) {
+                server_health(sheet, &[&name, &address], member);
+            }
             for (state, of) in [
                 ("serving", ServerState::Serving),
                 ("removed", ServerState::Removed),
@@ -135,6 +146,30 @@ fn neighbors(sheet: &Sheet, supervisor: &Supervisor) {
     for address in supervisor.neighbors.addresses() {
         let changes = supervisor.neighbors.mac_changes(address);
         sheet.count("shunt_server_mac_changes_total", &[&address.to_string()], changes);
+    }
+}
+
+fn service_health(sheet: &Sheet, name: &str, standing: Standing, service: &ServiceEntry) {
+    sheet.gauge("shunt_service_servers_up", &[name], standing.count.up as f64);
+    sheet.gauge("shunt_service_quorum", &[name], service.policy.quorum.into());
+    sheet.flag("shunt_service_quorum_lost", &[name], standing.quorum == Quorum::Lost);
+    sheet.flag("shunt_service_sorry_server", &[name], standing.sorry);
+}
+
+fn server_health(sheet: &Sheet, labels: &[&str; 2], member: &Member) {
+    if member.check.is_none() {
+        return;
+    }
+    let [service, server] = *labels;
+    let (ok, failed) = member.checks;
+    for (result, count) in [("ok", ok), ("failed", failed)] {
+        sheet.count("shunt_server_checks_total", &[service, server, result], count);
+    }
+    if member.judge.verdict() != Verdict::Checking {
+        sheet.flag("shunt_server_up", labels, member.judge.verdict() == Verdict::Up);
+    }
+    if let Some(took) = member.took {
+        sheet.gauge("shunt_server_check_duration_seconds", labels, took.as_secs_f64());
     }
 }
 

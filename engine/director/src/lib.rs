@@ -26,9 +26,9 @@ pub mod commands;
 pub mod config;
 pub mod config_api;
 mod config_check;
-#[expect(dead_code, reason = "a service has no policy yet that a check could be part of")]
 mod config_health;
 pub mod config_plugins;
+mod config_policy;
 #[cfg(test)]
 mod config_tests;
 pub mod config_text;

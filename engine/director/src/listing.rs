@@ -3,6 +3,7 @@
 //! What IPVS has no column for (removed, no neighbor, changed at run time) follows at the end of
 //! the line, so that scripts which read columns go on working.
 
+use crate::health::views as health;
 use crate::views::{CountsView, FlowView, ServerView, ServiceView, ServicesView, params_text};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -107,6 +108,7 @@ fn service_remarks(service: &ServiceView) -> Vec<String> {
         remarks.push(format!("version {version}, whichever is current"));
     }
     remarks.extend(stand_in(service));
+    remarks.extend(service.quorum.as_ref().and_then(health::quorum_remark));
     remarks.extend(service.run_time.clone());
     remarks
 }
@@ -140,6 +142,10 @@ fn server_remarks(server: &ServerView) -> Vec<String> {
         remarks.push(format!("neighbor {}", server.neighbor));
     }
     remarks.extend(server.problem.clone());
+    if server.sorry {
+        remarks.push("sorry server".to_owned());
+    }
+    remarks.extend(server.health.as_ref().and_then(health::health_remark));
     remarks.extend(server.run_time.clone());
     remarks
 }
@@ -165,6 +171,7 @@ fn number(value: u64) -> String {
 mod tests {
     use super::*;
     use crate::scheduler_name::Params;
+    use crate::views::{HealthView, QuorumView};
 
     fn server(host: u8, weight: u16) -> ServerView {
         ServerView {
@@ -175,6 +182,8 @@ mod tests {
             mac: None,
             problem: None,
             run_time: None,
+            sorry: false,
+            health: None,
             counts: CountsView {
                 connections: 12,
                 packets: 345,
@@ -198,6 +207,7 @@ mod tests {
                 benched: false,
                 removed: false,
                 run_time: None,
+                quorum: None,
                 counts: CountsView {
                     connections: 24,
                     packets: 690,
@@ -236,6 +246,66 @@ TCP  172.17.100.100:80 rr
         );
         assert!(lines[4].ends_with("1           [removed]"), "{text}");
         assert!(lines[5].ends_with("1           [neighbor failed]"), "{text}");
+    }
+
+    #[test]
+    fn health_is_remarked_upon_when_there_is_something_to_say() {
+        let health = |state: &str, error: Option<&str>, slow_start| {
+            let (since, kind) = (12, "tcp".to_owned());
+            let (state, error) = (state.to_owned(), error.map(str::to_owned));
+            Some(HealthView { state, error, since, kind, slow_start })
+        };
+        let refused = Some("connect to 172.17.100.1:80: refused");
+        for (health, sorry, expected) in [
+            (health("up", None, None), false, ""),
+            (
+                health("up", refused, None),
+                false,
+                "  [last check failed: connect to 172.17.100.1:80: refused]",
+            ),
+            (
+                health("down", refused, None),
+                false,
+                "  [down for 12 s: connect to 172.17.100.1:80: refused]",
+            ),
+            (health("checking", None, None), false, "  [not checked yet]"),
+            (health("up", None, Some(3)), false, "  [slow start: weight 3 for now]"),
+            (None, true, "  [sorry server]"),
+        ] {
+            let mut view = view();
+            (view.services[0].servers[0].health, view.services[0].servers[0].sorry) =
+                (health, sorry);
+            let text = list(&view);
+            let line = text.lines().nth(4).unwrap();
+            assert_eq!(line.split_once("2          1         ").unwrap().1, expected);
+        }
+    }
+
+    #[test]
+    fn a_lost_quorum_is_remarked_upon() {
+        let sorry = "172.17.100.9".parse().unwrap();
+        for (lost, sorry, expected) in [
+            (false, None, "TCP  172.17.100.100:80 rr"),
+            (true, None, "TCP  172.17.100.100:80 rr  [quorum of 2 lost: 1 of 3 up]"),
+            (
+                true,
+                Some(sorry),
+                "TCP  172.17.100.100:80 rr  [quorum of 2 lost: 1 of 3 up; new flows go to the sorry server]",
+            ),
+        ] {
+            let mut view = view();
+            let (up, servers, quorum) = (1, 3, 2);
+            let quorum = QuorumView {
+                up,
+                servers,
+                quorum,
+                lost,
+                sorry: sorry.is_some(),
+                sorry_server: sorry,
+            };
+            view.services[0].quorum = Some(quorum);
+            assert_eq!(list(&view).lines().nth(3), Some(expected));
+        }
     }
 
     #[test]

@@ -318,6 +318,12 @@ impl Neighbors {
         self.entries.get(&address).map(|entry| &entry.reach)
     }
 
+    /// Whether new flows may be sent to `address` on whichever interface it is reached.
+    pub fn takes_flows(&self, address: IpAddr) -> bool {
+        let takes = |entry: &Entry| entry.forwards_to().is_some() && entry.takes_new_flows();
+        self.entries.get(&address).is_some_and(takes)
+    }
+
     /// The state of an address for listings and metrics.
     pub fn state(&self, address: IpAddr) -> NeighborState {
         self.entries.get(&address).map_or(NeighborState::Unresolved, Entry::state)

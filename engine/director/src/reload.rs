@@ -2,6 +2,7 @@
 //! what was changed at run time stays.
 
 use crate::config::{Config, ServerConfig, ServiceConfig};
+use crate::health::Policy;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{Removal, Services, ServicesError};
@@ -17,6 +18,8 @@ pub enum Difference {
     NoService(ServiceKey),
     /// Another scheduler, or other parameters of it.
     Scheduler(ServiceKey, SchedulerName, Params),
+    /// Another way to look after the servers.
+    Policy(ServiceKey, Policy),
     /// A server that only the new file has.
     NewServer(ServiceKey, ServerConfig),
     /// A server that only the old file has.
@@ -60,6 +63,10 @@ fn compare(old: &ServiceConfig, new: &ServiceConfig, differences: &mut Vec<Diffe
             differences.push(Difference::NoServer(key, server.address));
         }
     }
+    // Before the servers that come: one of them may have been the sorry server.
+    if old.policy != new.policy {
+        differences.push(Difference::Policy(key, new.policy.clone()));
+    }
     for &server in &new.servers {
         match in_file(&old.servers, server.address) {
             None => differences.push(Difference::NewServer(key, server)),
@@ -95,13 +102,14 @@ fn apply_one(
 ) -> Result<(), ServicesError> {
     match difference {
         Difference::NewService(service) => {
-            let ServiceConfig { key, scheduler, params, servers } = service;
+            let ServiceConfig { key, scheduler, params, policy, servers } = service;
             let (scheduler, params) = (scheduler.clone(), params.clone());
             if services.serving(key).is_ok() {
                 services.set_scheduler(key, scheduler, Some(params))?;
             } else {
                 services.add_service(*key, scheduler, params)?;
             }
+            services.set_policy(key, policy.clone())?;
             for server in servers {
                 put_server(services, key, server)?;
             }
@@ -112,6 +120,7 @@ fn apply_one(
             let (scheduler, params) = (scheduler.clone(), params.clone());
             ignore_missing(services.set_scheduler(key, scheduler, Some(params)).map(|_| ()))
         }
+        Difference::Policy(key, policy) => ignore_missing(services.set_policy(key, policy.clone())),
         Difference::NewServer(key, server) => put_server(services, key, server),
         Difference::NoServer(key, address) => {
             ignore_missing(services.remove_server(key, *address, Removal::Drain))
@@ -194,22 +203,39 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::kinds::{CheckKind, HealthCheck, OnFailure};
     use crate::scheduler_name::stock_only;
     use dataplane::Protocol;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     fn key(port: u16) -> ServiceKey {
         ServiceKey { address: [172, 17, 100, 100].into(), port, protocol: Protocol::Tcp }
     }
 
+    /// Scheduler, its parameters, the weight and something more of each server; quorum, sorry
+    /// server and whether there is a check.
+    type Drawn = (&'static str, Params, BTreeMap<u8, (u8, u16)>, (u16, Option<u8>, bool));
+
     fn file() -> impl Strategy<Value = Vec<ServiceConfig>> {
         let server = (1..6u8, 0..4u16);
         let servers = prop::collection::btree_map(1..6u8, server, 0..5);
         let param = prop::collection::btree_map("[a-c]", "[0-2]", 0..3);
-        let service = (prop::sample::select(vec!["rr", "wrr", "lc", "rr@0"]), param, servers);
+        // Among them an address that is a real server in another file.
+        let policy = (1..3u16, prop::option::of(5..8u8), any::<bool>());
+        let service =
+            (prop::sample::select(vec!["rr", "wrr", "lc", "rr@0"]), param, servers, policy);
         prop::collection::btree_map(80..84u16, service, 0..4).prop_map(|services| {
-            let make = |(port, (scheduler, params, servers)): (u16, (&str, Params, _))| {
-                let servers: std::collections::BTreeMap<u8, (u8, u16)> = servers;
+            let make = |(port, service): (u16, Drawn)| {
+                let (scheduler, params, servers, (quorum, sorry, checked)) = service;
+                let sorry = sorry.filter(|host| !servers.contains_key(host));
+                let policy = Policy {
+                    check: checked.then(|| Arc::new(tcp())),
+                    quorum,
+                    sorry_server: sorry.map(|host| [172, 17, 100, host].into()),
+                    ..Policy::default()
+                };
                 let server = |(host, (_, weight))| ServerConfig {
                     address: [172, 17, 100, host].into(),
                     weight,
@@ -217,10 +243,23 @@ mod tests {
                 };
                 let servers = servers.into_iter().map(server).collect();
                 let scheduler = scheduler.parse().unwrap();
-                ServiceConfig { key: key(port), scheduler, params, servers }
+                ServiceConfig { key: key(port), scheduler, params, policy, servers }
             };
             services.into_iter().map(make).collect()
         })
+    }
+
+    fn tcp() -> HealthCheck {
+        HealthCheck {
+            kind: CheckKind::Tcp,
+            port: None,
+            interval: HealthCheck::INTERVAL,
+            timeout: HealthCheck::TIMEOUT,
+            rise: HealthCheck::RISE,
+            fall: HealthCheck::FALL,
+            jitter: HealthCheck::JITTER,
+            on_failure: OnFailure::Drain,
+        }
     }
 
     /// What serves, as a file would say it.
@@ -231,12 +270,13 @@ mod tests {
             .map(|(_, service)| {
                 let mut servers: Vec<ServerConfig> = services
                     .members(service)
-                    .filter(|(_, server)| server.state == ServerState::Serving)
+                    .filter(|(_, server)| server.state == ServerState::Serving && !server.sorry)
                     .map(|(_, s)| ServerConfig { address: s.address, weight: s.weight, mac: None })
                     .collect();
                 servers.sort_by_key(|server| server.address);
                 let (scheduler, params) = (service.scheduler.clone(), service.params.clone());
-                ServiceConfig { key: service.key, scheduler, params, servers }
+                let policy = service.policy.clone();
+                ServiceConfig { key: service.key, scheduler, params, policy, servers }
             })
             .collect();
         all.sort_by_key(|service| service.key);
@@ -290,6 +330,7 @@ mod tests {
             key: key(80),
             scheduler: "rr".parse().unwrap(),
             params: Params::new(),
+            policy: Policy::default(),
             servers: servers
                 .iter()
                 .map(|&(host, weight)| ServerConfig {
@@ -341,6 +382,7 @@ mod tests {
             key: key(80),
             scheduler: "rr".parse().unwrap(),
             params: Params::new(),
+            policy: Policy::default(),
             servers: vec![ServerConfig { address: [172, 17, 100, 1].into(), weight, mac: None }],
         };
         let mut services = Services::default();

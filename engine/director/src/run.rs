@@ -7,6 +7,7 @@
 use crate::api_access::{self, Access, Bounds};
 use crate::config::{Config, ConfigError, Mode, Queues};
 use crate::cores::{self, CoresError, Demand};
+use crate::health::{self, run::await_first_results};
 use crate::listen::{self, ApiSocket, ListenError};
 use crate::netlink::Gone;
 use crate::plugin_store::{PluginStore, StoreError};
@@ -142,7 +143,11 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
 
     supervisor.lock().await.begin().await?;
     let mut watching = tokio::spawn(netlink::watch(supervisor.clone()));
+    let checking = tokio::spawn(health::run::watch(supervisor.clone()));
     await_neighbors(&supervisor).await;
+    if let Err(error) = await_first_results(&supervisor).await {
+        warn!("{error}");
+    }
     if let Err(error) = attach(&supervisor).await {
         end(&supervisor, threads, api_socket).await;
         return Err(error.into());
@@ -166,6 +171,7 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         Ok(Gone(name)) = &mut watching => Some(name),
     };
     watching.abort();
+    checking.abort();
     let began = Instant::now();
     finish(&supervisor, threads).await;
     drop(guard);

@@ -5,6 +5,7 @@
 //! index up only after two checks in a row have found no flow of it.
 
 use crate::config_check::check_member;
+use crate::health::Policy;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use dataplane::{
@@ -27,6 +28,8 @@ pub struct ServiceEntry {
     pub scheduler: SchedulerName,
     /// What its scheduler is told.
     pub params: Params,
+    /// How it looks after its servers.
+    pub policy: Policy,
     /// Removed: it keeps its flows and takes no new ones.
     pub removed: bool,
     /// By slot, its servers, those removed included.
@@ -46,6 +49,9 @@ pub struct ServerEntry {
     pub weight: u16,
     /// Whether it serves.
     pub state: ServerState,
+    /// It is the service's sorry server: without a check, a weight or a place in the config of its
+    /// own.
+    pub sorry: bool,
     idle_checks: u8,
 }
 
@@ -104,6 +110,26 @@ pub enum ServicesError {
     /// The real server was removed and only waits for its flows to end.
     #[error("real server {address} of {service} is removed; `shunt server add` puts it back")]
     ServerRemoved {
+        /// The service.
+        service: ServiceName,
+        /// The server.
+        address: IpAddr,
+    },
+    /// The real server is the sorry server, which the config alone names.
+    #[error(
+        "{address} is the sorry server of {service}: change sorry_server in the config and reload it"
+    )]
+    SorryServer {
+        /// The service.
+        service: ServiceName,
+        /// The server.
+        address: IpAddr,
+    },
+    /// What is to be the sorry server serves already.
+    #[error(
+        "{address} serves {service} as a real server, so it cannot be its sorry server: `shunt server remove` takes it out"
+    )]
+    SorryServes {
         /// The service.
         service: ServiceName,
         /// The server.
@@ -219,11 +245,13 @@ impl Services {
             entry.removed = false;
             entry.scheduler = scheduler;
             entry.params = params;
+            entry.policy = Policy::default();
             return Ok(index);
         }
         let position = free_position(&self.services, SERVICES_MAX)
             .ok_or(ServicesError::Full { what: "virtual service", limit: SERVICES_MAX })?;
-        let entry = ServiceEntry { key, scheduler, params, removed: false, slots: vec![] };
+        let (policy, slots) = (Policy::default(), Vec::new());
+        let entry = ServiceEntry { key, scheduler, params, policy, removed: false, slots };
         place(&mut self.services, position, entry);
         let index = ServiceIndex(position as u16);
         self.by_key.insert(key, index);
@@ -275,6 +303,45 @@ impl Services {
         Ok(index)
     }
 
+    /// Has a virtual service look after its servers like this. Another sorry server takes the place
+    /// of the one before, whose flows stay until they end.
+    pub fn set_policy(&mut self, key: &ServiceKey, policy: Policy) -> Result<(), ServicesError> {
+        let index = self.serving(key)?;
+        let (former, sorry) = (self.service_mut(index).policy.sorry_server, policy.sorry_server);
+        if former != sorry {
+            if let Some(address) = sorry {
+                self.check_sorry(*key, index, address)?;
+            }
+            if let Some(former) = former.and_then(|address| self.find_server(index, address)) {
+                let server = self.server_mut(former);
+                server.state = ServerState::Removed;
+                server.idle_checks = 0;
+            }
+            if let Some(address) = sorry {
+                let server = self.put(index, address, None)?;
+                self.server_mut(server).sorry = true;
+            }
+        }
+        self.service_mut(index).policy = policy;
+        Ok(())
+    }
+
+    fn check_sorry(
+        &self,
+        key: ServiceKey,
+        service: ServiceIndex,
+        address: IpAddr,
+    ) -> Result<(), ServicesError> {
+        check_member(key, address).map_err(ServicesError::NoMember)?;
+        let present = self.find_server(service, address).and_then(|index| self.server(index));
+        match present {
+            Some(server) if server.state == ServerState::Serving => {
+                Err(ServicesError::SorryServes { service: ServiceName(key), address })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds a real server, or puts back one whose flows have not all ended yet: they are its own
     /// again. Without a weight it gets 1, or the one it had.
     pub fn add_server(
@@ -285,11 +352,28 @@ impl Services {
     ) -> Result<ServerIndex, ServicesError> {
         let service = self.serving(key)?;
         check_member(*key, address).map_err(ServicesError::NoMember)?;
+        let present = self.find_server(service, address).and_then(|index| self.server(index));
+        if let Some(server) = present.filter(|server| server.state == ServerState::Serving) {
+            let (sorry, service) = (server.sorry, ServiceName(*key));
+            return Err(match sorry {
+                true => ServicesError::SorryServer { service, address },
+                false => ServicesError::ServerExists { service, address },
+            });
+        }
+        let index = self.put(service, address, weight)?;
+        self.server_mut(index).sorry = false;
+        Ok(index)
+    }
+
+    /// A server that serves: one that was removed and has its index still, or a new one.
+    fn put(
+        &mut self,
+        service: ServiceIndex,
+        address: IpAddr,
+        weight: Option<u16>,
+    ) -> Result<ServerIndex, ServicesError> {
         if let Some(index) = self.find_server(service, address) {
             let server = self.server_mut(index);
-            if server.state == ServerState::Serving {
-                return Err(ServicesError::ServerExists { service: ServiceName(*key), address });
-            }
             server.state = ServerState::Serving;
             server.weight = weight.unwrap_or(server.weight);
             return Ok(index);
@@ -310,6 +394,7 @@ impl Services {
             address,
             weight: weight.unwrap_or(1),
             state: ServerState::Serving,
+            sorry: false,
             idle_checks: 0,
         };
         place(&mut self.servers, position, entry);
@@ -325,6 +410,9 @@ impl Services {
     ) -> Result<(), ServicesError> {
         let index = self.known_server(key, address)?;
         let server = self.server_mut(index);
+        if server.sorry {
+            return Err(ServicesError::SorryServer { service: ServiceName(*key), address });
+        }
         if server.state != ServerState::Serving {
             return Err(ServicesError::ServerRemoved { service: ServiceName(*key), address });
         }
@@ -341,6 +429,9 @@ impl Services {
     ) -> Result<(), ServicesError> {
         let index = self.known_server(key, address)?;
         let server = self.server_mut(index);
+        if server.sorry {
+            return Err(ServicesError::SorryServer { service: ServiceName(*key), address });
+        }
         server.state = match (server.state, removal) {
             (ServerState::Serving, Removal::Drain) => ServerState::Removed,
             (ServerState::Serving | ServerState::Removed, Removal::Expire) => ServerState::Expired,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::health::weights::Weights;
 use crate::neighbors::Neighbors;
 use crate::tables::TableMaker;
 use dataplane::Protocol;
@@ -262,7 +263,7 @@ proptest! {
         for step in steps {
             play(&mut services, &mut wanted, &mut flows, step);
             // The table checks that services and servers name each other.
-            maker.make(&services, &neighbors, 0);
+            maker.make(&services, &neighbors, &Weights::default(), 0);
 
             for &(index, key, address) in &flows {
                 let server = services.server(index).expect("a server with flows keeps its index");

@@ -5,9 +5,12 @@
 //! to all workers, and it is done when each of them has adopted it. Whatever fails before that
 //! changes nothing.
 
+use crate::clock;
 use crate::config::{Config, ConfigError, ServiceConfig};
 use crate::durations::Durations;
 use crate::events::Events;
+use crate::health::Health;
+use crate::health::weights::{Scales, Weights};
 use crate::neighbors::Neighbors;
 use crate::plugin_store::Names;
 use crate::plugin_watch::PluginWatch;
@@ -89,6 +92,8 @@ pub struct Supervisor {
     pub neighbors: Neighbors,
     /// Told when `neighbors` wants new addresses.
     pub neighbors_wanted: Arc<Notify>,
+    /// How the real servers are.
+    pub health: Health,
     /// When the director started.
     pub started: Instant,
     /// Reloads of the config file: those that went well, and those that did not.
@@ -145,6 +150,7 @@ impl Supervisor {
             workers,
             neighbors: Neighbors::default(),
             neighbors_wanted: Arc::default(),
+            health: Health::default(),
             started: Instant::now(),
             reloads: (0, 0),
             events: Events::default(),
@@ -272,7 +278,8 @@ impl Supervisor {
         }
         // What the last change replaced takes room that the next one may need.
         drop(self.take_returned());
-        let tables = self.tables(&services);
+        let weights = self.weigh(&services);
+        let tables = self.tables(&services, &weights);
         let names = names.unwrap_or_else(|| self.plugins.names().clone());
         let prepared =
             self.schedulers.prepare(&mut self.plugins, &services, &names, &tables, otherwise);
@@ -288,6 +295,9 @@ impl Supervisor {
         let changes = std::mem::take(&mut prepared.changes);
         self.set_zeros(&services);
         self.services = services;
+        self.health.members.follow(&self.services, clock::now());
+        self.health.accept(weights, &self.services);
+        self.health.changed.notify_one();
         self.send_all(tables, changes, settings);
         let adopted = self.adopted().await;
         // The last words of what was replaced.
@@ -299,18 +309,29 @@ impl Supervisor {
         adopted
     }
 
-    /// Neighbors changed: the workers get tables that say so.
+    /// Neighbors, or the servers' health, changed: the workers get tables that say so.
     pub async fn publish(&mut self) -> Result<(), ChangeError> {
-        let tables = self.tables(&self.services.clone());
+        let weights = self.weigh(&self.services);
+        let services = std::mem::take(&mut self.services);
+        let tables = self.tables(&services, &weights);
+        self.services = services;
+        self.health.accept(weights, &self.services);
         self.send_all(tables, Vec::new(), None);
         self.adopted().await
     }
 
+    /// Who would take how many new flows if these were the services.
+    pub(crate) fn weigh(&self, services: &Services) -> Weights {
+        let Health { members, weights: former, .. } = &self.health;
+        let now = clock::now();
+        Scales { services, neighbors: &self.neighbors, members, former, now }.weigh()
+    }
+
     /// The tables of the workers, one each; those of one interface share one.
-    fn tables(&mut self, services: &Services) -> Vec<Arc<ServiceTable>> {
+    fn tables(&mut self, services: &Services, weights: &Weights) -> Vec<Arc<ServiceTable>> {
         let mut of_interface = Vec::new();
         for (position, interface) in self.interfaces.iter_mut().enumerate() {
-            let table = interface.tables.make(services, &self.neighbors, position);
+            let table = interface.tables.make(services, &self.neighbors, weights, position);
             of_interface.push(Arc::new(table));
         }
         self.workers.iter().map(|worker| of_interface[worker.interface].clone()).collect()

@@ -1,10 +1,11 @@
 //! From what should be done and what is known of the neighbors: the table for the workers of one
 //! interface.
 
+use crate::health::weights::{Given, Weights};
 use crate::neighbors::Neighbors;
 use crate::services::{ServerEntry, ServiceEntry, Services};
 use dataplane::{
-    Candidate, ConsistentTable, Neighbor, Server, ServerState, Service, ServiceIndex, ServiceTable,
+    Candidate, ConsistentTable, Neighbor, Server, ServerIndex, Service, ServiceIndex, ServiceTable,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,31 +28,31 @@ struct Made {
     consistent: Arc<ConsistentTable>,
 }
 
-/// The weight that the scheduler sees: the operator's, or 0 when no new flow can be sent there.
-pub fn effective_weight(service: &ServiceEntry, server: &ServerEntry, usable: bool) -> u32 {
-    let serving = !service.removed && server.state == ServerState::Serving && usable;
-    if serving { u32::from(server.weight) } else { 0 }
-}
-
 impl TableMaker {
-    /// The table for the workers of interface number `interface`.
+    /// The table for the workers of interface number `interface`. A server that is not reached on
+    /// it has the weight 0 there, whatever `weights` says.
     pub fn make(
         &mut self,
         services: &Services,
         neighbors: &Neighbors,
+        weights: &Weights,
         interface: usize,
     ) -> ServiceTable {
         self.made.retain(|&index, _| services.service(index).is_some());
         let mut service_places = vec![None; services.services_len()];
         for (index, entry) in services.services() {
-            let usable = |address| neighbors.takes_new_flows(interface, address);
+            let weight = |index, address| match neighbors.takes_new_flows(interface, address) {
+                true => weights.given(index).weight,
+                false => 0,
+            };
             service_places[usize::from(index.0)] =
-                Some(self.service(services, index, entry, usable));
+                Some(self.service(services, index, entry, weight));
         }
         let mut server_places = vec![None; services.servers_len()];
         for (index, entry) in services.servers() {
             let neighbor = neighbors.neighbor(interface, entry.address);
-            server_places[usize::from(index.0)] = Some(server(entry, neighbor));
+            let given = weights.given(index);
+            server_places[usize::from(index.0)] = Some(server(entry, given, neighbor));
         }
         ServiceTable::new(service_places, server_places)
     }
@@ -61,16 +62,17 @@ impl TableMaker {
         services: &Services,
         index: ServiceIndex,
         entry: &ServiceEntry,
-        usable: impl Fn(IpAddr) -> bool,
+        weight: impl Fn(ServerIndex, IpAddr) -> u32,
     ) -> Service {
         let nobody = Candidate { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), weight: 0 };
         let candidates: Vec<Candidate> = entry
             .slots
             .iter()
             .map(|slot| {
-                slot.and_then(|index| services.server(index)).map_or(nobody, |server| Candidate {
+                let server = slot.and_then(|index| Some((index, services.server(index)?)));
+                server.map_or(nobody, |(index, server)| Candidate {
                     address: server.address,
-                    weight: effective_weight(entry, server, usable(server.address)),
+                    weight: weight(index, server.address),
                 })
             })
             .collect();
@@ -95,12 +97,12 @@ impl TableMaker {
     }
 }
 
-fn server(entry: &ServerEntry, neighbor: Option<Neighbor>) -> Server {
+fn server(entry: &ServerEntry, given: Given, neighbor: Option<Neighbor>) -> Server {
     Server {
         service: entry.service,
         slot: entry.slot,
         address: entry.address,
-        state: entry.state,
+        state: given.state,
         neighbor,
     }
 }
@@ -108,6 +110,8 @@ fn server(entry: &ServerEntry, neighbor: Option<Neighbor>) -> Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::members::Members;
+    use crate::health::weights::Scales;
     use crate::neighbors::{KernelState, Reach};
     use crate::scheduler_name::Params;
     use crate::services::Removal;
@@ -138,6 +142,18 @@ mod tests {
         (services, neighbors)
     }
 
+    /// The next table, with weights that nothing but the neighbors and the operator decide.
+    fn make(
+        maker: &mut TableMaker,
+        services: &Services,
+        neighbors: &Neighbors,
+        interface: usize,
+    ) -> ServiceTable {
+        let (members, former) = (Members::default(), Weights::default());
+        let scales = Scales { services, neighbors, members: &members, former: &former, now: 0 };
+        maker.make(services, neighbors, &scales.weigh(), interface)
+    }
+
     fn weights(table: &ServiceTable) -> Vec<u32> {
         let service = table.service(ServiceIndex(0)).unwrap();
         service.candidates.iter().map(|candidate| candidate.weight).collect()
@@ -147,30 +163,30 @@ mod tests {
     fn weights_are_zero_for_every_reason_to_send_no_new_flows() {
         let (services, neighbors) = two_servers();
         let mut maker = TableMaker::default();
-        assert_eq!(weights(&maker.make(&services, &neighbors, 0)), [1, 2]);
-        assert_eq!(weights(&maker.make(&services, &neighbors, 1)), [0, 0], "other interface");
+        assert_eq!(weights(&make(&mut maker, &services, &neighbors, 0)), [1, 2]);
+        assert_eq!(weights(&make(&mut maker, &services, &neighbors, 1)), [0, 0], "other interface");
 
         let mut drained = services.clone();
         drained.set_weight(&key(), rs(1), 0).unwrap();
-        assert_eq!(weights(&maker.make(&drained, &neighbors, 0)), [0, 2]);
+        assert_eq!(weights(&make(&mut maker, &drained, &neighbors, 0)), [0, 2]);
 
         for removal in [Removal::Drain, Removal::Expire] {
             let mut removed = services.clone();
             removed.remove_server(&key(), rs(2), removal).unwrap();
-            assert_eq!(weights(&maker.make(&removed, &neighbors, 0)), [1, 0]);
+            assert_eq!(weights(&make(&mut maker, &removed, &neighbors, 0)), [1, 0]);
         }
 
         let mut gone = services.clone();
         gone.remove_service(&key()).unwrap();
-        let table = maker.make(&gone, &neighbors, 0);
+        let table = make(&mut maker, &gone, &neighbors, 0);
         assert_eq!(weights(&table), [0, 0]);
         assert!(table.service(ServiceIndex(0)).unwrap().removed);
 
         let mut failed = neighbors.clone();
         failed.learned(LINK, rs(1), KernelState::Failed, None, 1);
-        let table = maker.make(&services, &failed, 0);
+        let table = make(&mut maker, &services, &failed, 0);
         assert_eq!(weights(&table), [0, 2]);
-        let server = table.server(dataplane::ServerIndex(0)).unwrap();
+        let server = table.server(ServerIndex(0)).unwrap();
         assert_eq!(server.neighbor.map(|neighbor| neighbor.mac), Some(MAC), "its flows go on");
     }
 
@@ -183,9 +199,9 @@ mod tests {
         let mut maker = TableMaker::default();
         let version =
             |table: &ServiceTable, index| table.service(ServiceIndex(index)).unwrap().version;
-        let before = maker.make(&services, &neighbors, 0);
+        let before = make(&mut maker, &services, &neighbors, 0);
         services.set_weight(&key(), rs(1), 9).unwrap();
-        let after = maker.make(&services, &neighbors, 0);
+        let after = make(&mut maker, &services, &neighbors, 0);
         assert_ne!(version(&before, 0), version(&after, 0));
         assert_eq!(version(&before, 1), version(&after, 1));
         let consistent = |table: &ServiceTable, index| {
@@ -199,13 +215,15 @@ mod tests {
     fn a_version_is_never_used_twice_even_when_an_index_is() {
         let (mut services, neighbors) = two_servers();
         let mut maker = TableMaker::default();
-        let first = maker.make(&services, &neighbors, 0).service(ServiceIndex(0)).unwrap().version;
+        let first =
+            make(&mut maker, &services, &neighbors, 0).service(ServiceIndex(0)).unwrap().version;
         services.remove_service(&key()).unwrap();
         services.free_idle(|_| false);
         services.free_idle(|_| false);
-        assert!(maker.make(&services, &neighbors, 0).service(ServiceIndex(0)).is_none());
+        assert!(make(&mut maker, &services, &neighbors, 0).service(ServiceIndex(0)).is_none());
         let (services, neighbors) = two_servers();
-        let again = maker.make(&services, &neighbors, 0).service(ServiceIndex(0)).unwrap().version;
+        let again =
+            make(&mut maker, &services, &neighbors, 0).service(ServiceIndex(0)).unwrap().version;
         assert!(again > first);
     }
 
@@ -215,7 +233,7 @@ mod tests {
         services.remove_server(&key(), rs(1), Removal::Drain).unwrap();
         services.free_idle(|_| false);
         services.free_idle(|_| false);
-        let table = TableMaker::default().make(&services, &neighbors, 0);
+        let table = make(&mut TableMaker::default(), &services, &neighbors, 0);
         assert_eq!(weights(&table), [0, 2]);
         assert_eq!(table.service(ServiceIndex(0)).unwrap().servers[0], None);
     }

@@ -1,13 +1,15 @@
 //! What the API answers, as both its ends know it.
 
 use crate::config::{Config, ServiceConfig};
+use crate::health;
+pub use crate::health::views::{HealthView, QuorumView};
 use crate::neighbor_events::mac_text;
 use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{ServerEntry, ServiceEntry};
 use crate::supervisor::Supervisor;
-use dataplane::{ServerCounts, ServerState};
+use dataplane::{ServerCounts, ServerIndex, ServerState};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use xsk::{AttachMode, Mode};
@@ -60,6 +62,9 @@ pub struct ServiceView {
     pub removed: bool,
     /// What was changed at run time and is not in the config file.
     pub run_time: Option<String>,
+    /// Whether enough of its real servers are up; nothing: nobody wants to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumView>,
     /// What was counted.
     pub counts: CountsView,
     /// Its real servers.
@@ -83,6 +88,12 @@ pub struct ServerView {
     pub problem: Option<String>,
     /// What was changed at run time and is not in the config file.
     pub run_time: Option<String>,
+    /// It is the sorry server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sorry: bool,
+    /// What its health checks say; nothing: it is not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthView>,
     /// What was counted.
     pub counts: CountsView,
 }
@@ -171,9 +182,7 @@ pub fn services(supervisor: &Supervisor) -> ServicesView {
             let mut servers: Vec<ServerView> = supervisor
                 .services()
                 .members(entry)
-                .map(|(index, server)| {
-                    view_server(supervisor, entry, server, supervisor.server_counts(index))
-                })
+                .map(|(index, server)| view_server(supervisor, entry, (index, server)))
                 .collect();
             servers.sort_by_key(|server| server.address);
             ServiceView {
@@ -187,6 +196,7 @@ pub fn services(supervisor: &Supervisor) -> ServicesView {
                 benched: supervisor.schedulers().is_benched(index),
                 removed: entry.removed,
                 run_time: service_mark(&supervisor.config, entry),
+                quorum: health::views::quorum(supervisor, entry),
                 counts: supervisor.service_counts(index).into(),
                 servers,
             }
@@ -204,8 +214,7 @@ pub fn services(supervisor: &Supervisor) -> ServicesView {
 fn view_server(
     supervisor: &Supervisor,
     service: &ServiceEntry,
-    server: &ServerEntry,
-    counts: ServerCounts,
+    (index, server): (ServerIndex, &ServerEntry),
 ) -> ServerView {
     let neighbors = &supervisor.neighbors;
     ServerView {
@@ -221,7 +230,9 @@ fn view_server(
         mac: neighbors.mac(server.address).map(mac_text),
         problem: neighbors.problem(server.address).map(str::to_owned),
         run_time: server_mark(&supervisor.config, service, server),
-        counts: counts.into(),
+        sorry: server.sorry,
+        health: health::views::health(supervisor, service, (index, server)),
+        counts: supervisor.server_counts(index).into(),
     }
 }
 
@@ -296,6 +307,9 @@ pub fn server_mark(
 ) -> Option<String> {
     let written = in_file(config, service)
         .and_then(|service| service.servers.iter().find(|s| s.address == server.address));
+    if server.sorry {
+        return None;
+    }
     let serving = server.state == ServerState::Serving;
     match written {
         None if serving => Some("added at run time".to_owned()),

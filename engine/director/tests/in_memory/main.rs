@@ -5,6 +5,7 @@ mod access;
 mod api;
 mod changes;
 mod commands;
+mod health;
 mod metrics;
 mod plugin_commands;
 mod plugin_troubles;

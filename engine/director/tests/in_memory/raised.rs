@@ -8,12 +8,13 @@ use director::neighbors::KernelState;
 use frames::{frame, tcp_of};
 
 /// Counters that need what a director in memory does not have, and where they are raised.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("shunt_interface_packets_", "the XDP program: engine/xsk/tests/netns/steering.rs"),
     ("shunt_queue_", "AF_XDP sockets: engine/xsk/tests/netns/forwarding.rs"),
     ("shunt_worker_wakeups_total", "the same"),
     ("shunt_plugin_fallbacks_total", "bad plugins: plugins.rs beside this"),
     ("shunt_plugin_rollbacks_total", "the same"),
+    ("shunt_server_checks_total", "health checks: health.rs beside this"),
     ("shunt_worker_sleeps_total", "a worker's thread: worker_threads.rs beside this"),
 ];
 

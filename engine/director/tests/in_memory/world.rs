@@ -3,12 +3,14 @@
 
 use dataplane::{DropReason, Handle, Seeds, Worker};
 use director::config::Config;
+use director::health::members::Outcome;
 use director::listen::{self, SocketFile};
 use director::neighbors::{KernelState, Reach};
 use director::plugin_store::PluginStore;
 use director::plugins::Plugins;
 use director::scheduler_name::SchedulerName;
 use director::seats::{ServedInterface, WorkerSeat};
+use director::service_name::ServiceName;
 use director::supervisor::Supervisor;
 use director::views::{FlowView, ServerView, ServiceView, ServicesView};
 use director::{api, client, clock};
@@ -172,6 +174,20 @@ impl World {
             supervisor.neighbors.place(rs(host), reach);
             supervisor.neighbors.learned(LINK, rs(host), state, mac, clock::now());
             supervisor.publish().await.unwrap();
+        });
+    }
+
+    /// A check of a server ends, and the workers hear of it.
+    pub fn check(&self, host: u8, good: bool) {
+        block_on(async {
+            let mut supervisor = self.supervisor.lock().await;
+            let service = SERVICE.parse::<ServiceName>().unwrap().0;
+            let member = (service, rs(host));
+            let check = supervisor.health.members.get(&member).unwrap().check.clone().unwrap();
+            let result = if good { Ok(()) } else { Err("a test says so".to_owned()) };
+            let outcome = Outcome { member, check, result, took: Duration::from_millis(2) };
+            supervisor.health.members.hear(outcome, clock::now());
+            supervisor.weigh_anew().await.unwrap();
         });
     }
 

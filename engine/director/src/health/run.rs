@@ -1,0 +1,272 @@
+//! The checks of a running director: one task for each real server that is checked, and one that
+//! hears their results and tells the workers.
+//!
+//! A check waits for its server and for nobody else: it holds no lock, and there is room for
+//! [`CHECKS_AT_ONCE`] of them. What they find is told to the workers at once, but not so often
+//! that the control thread does nothing else: after each change it rests nine times as long as the
+//! change took, and what is found meanwhile is told together.
+
+use super::dr::Dr;
+use super::judge::Verdict;
+use super::kinds::{CheckKind, HealthCheck, Target};
+use super::members::{MemberKey, Outcome};
+use super::rhythm::Rhythm;
+use crate::netlink_read::Task;
+use crate::service_name::ServiceName;
+use crate::supervisor::{ChangeError, Supervisor};
+use crate::{clock, say, warn};
+use futures_util::FutureExt;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::time::{Instant, sleep_until};
+
+/// Checks by socket that may be under way. Each takes a file descriptor, of which a process has
+/// 1024 unless told otherwise.
+pub const CHECKS_AT_ONCE: usize = 512;
+/// Checks by command that may be under way: a process each.
+pub const COMMANDS_AT_ONCE: usize = 64;
+/// Results that may wait to be heard; whoever has another waits.
+const OUTCOMES: usize = 1_024;
+/// Between two changes for the workers, at least.
+const REST: Duration = Duration::from_millis(20);
+/// How often it is said that checks come late.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
+/// How long the start waits for the first result of each server.
+const FIRST_RESULTS: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+const FIRST_RESULTS_CHECK: Duration = Duration::from_millis(10);
+
+type Shared = Arc<Mutex<Supervisor>>;
+
+/// What every check needs.
+struct Asker {
+    supervisor: Shared,
+    dr: Dr,
+    checks: Semaphore,
+    commands: Semaphore,
+}
+
+/// A result, and how long the check had to wait for room.
+struct Heard {
+    outcome: Outcome,
+    waited: Duration,
+}
+
+impl Asker {
+    /// Asks when there is room.
+    async fn ask(&self, member: MemberKey, check: &Arc<HealthCheck>) -> Heard {
+        let room = match check.kind {
+            CheckKind::Command(_) => &self.commands,
+            _ => &self.checks,
+        };
+        let wanted = Instant::now();
+        let _place = room.acquire().await;
+        let began = Instant::now();
+        // What goes wrong in here must not leave a server unchecked.
+        let asked = AssertUnwindSafe(self.ask_now(member, check)).catch_unwind().await;
+        let result = asked.unwrap_or_else(|_| Err("the check failed within shunt".to_owned()));
+        let outcome = Outcome { member, check: check.clone(), result, took: began.elapsed() };
+        Heard { outcome, waited: began - wanted }
+    }
+
+    async fn ask_now(
+        &self,
+        (service, server): MemberKey,
+        check: &HealthCheck,
+    ) -> Result<(), String> {
+        if check.kind == CheckKind::Dr {
+            // It bounds itself: waiting for the supervisor is not the server's fault.
+            let asked = self.dr.check(&self.supervisor, service, server, check.timeout).await;
+            return asked.map_err(|error| error.to_string());
+        }
+        let port = check.port.unwrap_or(service.port);
+        check.ask(&Target { service, server, port }).await
+    }
+}
+
+/// Checks one server until it is told to end.
+async fn look_after(
+    asker: Arc<Asker>,
+    member: MemberKey,
+    check: Arc<HealthCheck>,
+    seed: u64,
+    results: Sender<Heard>,
+) {
+    let mut rhythm = Rhythm::new(check.interval, check.jitter, seed);
+    let mut begin = Instant::now();
+    loop {
+        begin += rhythm.until_next();
+        sleep_until(begin).await;
+        let heard = asker.ask(member, &check).await;
+        // What was late is not made up for.
+        begin = begin.max(Instant::now() - heard.outcome.took);
+        if results.send(heard).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Checks the real servers, and tells the workers what follows, as long as it is polled.
+pub async fn watch(supervisor: Shared) {
+    let changed: Arc<Notify> = supervisor.lock().await.health.changed.clone();
+    let (results, heard) = mpsc::channel(OUTCOMES);
+    let asker = Asker {
+        supervisor: supervisor.clone(),
+        dr: Dr::default(),
+        checks: Semaphore::new(CHECKS_AT_ONCE),
+        commands: Semaphore::new(COMMANDS_AT_ONCE),
+    };
+    let mut watch = Watch {
+        supervisor,
+        asker: Arc::new(asker),
+        tasks: HashMap::new(),
+        seeds: fastrand::Rng::new(),
+        results,
+        heard,
+        rested: Instant::now(),
+        due: None,
+        said_late: None,
+    };
+    watch.follow().await;
+    loop {
+        let due = watch.due.map(|due| due.max(watch.rested));
+        tokio::select! {
+            () = changed.notified() => watch.follow().await,
+            Some(first) = watch.heard.recv() => watch.hear(first).await,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                watch.tell_workers().await;
+            }
+        }
+    }
+}
+
+struct Watch {
+    supervisor: Shared,
+    asker: Arc<Asker>,
+    tasks: HashMap<MemberKey, (Arc<HealthCheck>, Task)>,
+    seeds: fastrand::Rng,
+    results: Sender<Heard>,
+    heard: Receiver<Heard>,
+    /// When the workers may be told again.
+    rested: Instant,
+    /// When there is something to tell them.
+    due: Option<Instant>,
+    /// When it was last said that checks come late.
+    said_late: Option<Instant>,
+}
+
+impl Watch {
+    /// Begins and ends checks as the services say now.
+    async fn follow(&mut self) {
+        let supervisor = self.supervisor.lock().await;
+        let mut former = std::mem::take(&mut self.tasks);
+        for (&member, check) in supervisor.health.members.checked() {
+            let same = |(of, _): &(Arc<HealthCheck>, Task)| Arc::ptr_eq(of, check);
+            let kept = former.remove(&member).filter(same);
+            let running = kept.unwrap_or_else(|| {
+                let (asker, results) = (self.asker.clone(), self.results.clone());
+                let seed = self.seeds.u64(..);
+                let task = look_after(asker, member, check.clone(), seed, results);
+                (check.clone(), Task(tokio::spawn(task)))
+            });
+            self.tasks.insert(member, running);
+        }
+        drop(former);
+        self.due = self.due.into_iter().chain(next(&supervisor)).min();
+    }
+
+    /// Hears all results that there are.
+    async fn hear(&mut self, first: Heard) {
+        let mut supervisor = self.supervisor.lock().await;
+        let now = clock::now();
+        let (mut turned, mut heard) = (false, Some(first));
+        while let Some(Heard { outcome, waited }) = heard {
+            if waited > outcome.check.interval {
+                say_late(&mut self.said_late, waited);
+            }
+            turned |= hear(&mut supervisor, outcome, now);
+            heard = self.heard.try_recv().ok();
+        }
+        self.due = if turned { Some(Instant::now()) } else { self.due };
+    }
+
+    /// The workers get what has changed since they were last told.
+    async fn tell_workers(&mut self) {
+        let mut supervisor = self.supervisor.lock().await;
+        let began = Instant::now();
+        if let Err(error) = supervisor.weigh_anew().await {
+            warn!("{error}");
+        }
+        let took = began.elapsed();
+        self.rested = Instant::now() + (took * 9).max(REST);
+        self.due = next(&supervisor);
+    }
+}
+
+/// When a weight grows next.
+fn next(supervisor: &Supervisor) -> Option<Instant> {
+    let step = supervisor.health.weights.next_step()?;
+    Some(Instant::now() + Duration::from_millis(step.saturating_sub(clock::now())))
+}
+
+fn say_late(said: &mut Option<Instant>, waited: Duration) {
+    if said.is_some_and(|said| said.elapsed() < SAID_AGAIN) {
+        return;
+    }
+    *said = Some(Instant::now());
+    warn!(
+        "health checks come late, the last by {} s: too many take long at once ({CHECKS_AT_ONCE} may, {COMMANDS_AT_ONCE} of them commands); give them shorter timeouts or longer intervals",
+        waited.as_secs()
+    );
+}
+
+/// One result. Returns whether the verdict changed; that is said.
+fn hear(supervisor: &mut Supervisor, outcome: Outcome, now: dataplane::Millis) -> bool {
+    let ((service, server), members) = (outcome.member, &mut supervisor.health.members);
+    let first = members
+        .get(&outcome.member)
+        .is_some_and(|member| member.judge.verdict() == Verdict::Checking);
+    let Some(verdict) = members.hear(outcome, now) else { return false };
+    let judge = members.get(&(service, server)).map(|member| &member.judge);
+    let service = ServiceName(service);
+    match verdict {
+        Verdict::Down => {
+            let why = judge.and_then(|judge| judge.error()).unwrap_or("its check failed");
+            warn!("{server} of {service} is down: {why}");
+        }
+        // A start would have a line for each server that is as it should be.
+        Verdict::Up if first => {}
+        Verdict::Up => say!("{server} of {service} is up again"),
+        Verdict::Checking => {}
+    }
+    true
+}
+
+impl Supervisor {
+    /// Time has passed, or checks have ended: the workers are told if it makes a difference to them.
+    pub async fn weigh_anew(&mut self) -> Result<(), ChangeError> {
+        let weights = self.weigh(&self.services);
+        if !weights.same_for_workers(&self.health.weights) {
+            return self.publish().await;
+        }
+        self.health.accept(weights, &self.services);
+        Ok(())
+    }
+}
+
+/// Waits for the first result of each server that is checked, but not for long: one that hangs
+/// must not keep the others from serving.
+pub async fn await_first_results(supervisor: &Shared) -> Result<(), ChangeError> {
+    let settled = async {
+        while !supervisor.lock().await.health.members.settled() {
+            tokio::time::sleep(FIRST_RESULTS_CHECK).await;
+        }
+    };
+    // Those that are not heard of by now take flows as soon as they are.
+    let _ = tokio::time::timeout(FIRST_RESULTS, settled).await;
+    supervisor.lock().await.weigh_anew().await
+}
