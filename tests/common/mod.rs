@@ -3,6 +3,7 @@
 //! Each test file is a program of its own and uses its part of this.
 #![allow(dead_code)] // each test file uses some of it
 
+pub mod bare;
 pub mod guest_site;
 pub mod in_process;
 pub mod kernel_counts;
