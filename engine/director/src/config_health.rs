@@ -565,3 +565,7 @@ fn write_key(text: &mut String, key: &str, value: Option<&str>) -> fmt::Result {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "config_health_tests.rs"]
+mod tests;
