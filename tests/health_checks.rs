@@ -1,0 +1,317 @@
+//! Each kind of check by a running director, against real servers that fail and come back.
+
+mod common;
+
+use common::{DNS, HTTP, PATIENCE, Site, http, http_rr, service, shunt, wait_for_list};
+use director::views::{HealthView, ServiceView};
+use lab::{
+    Config, Director, Family, HttpServer, NIC, Netns, Plan, TempDir, UdpEcho, VirtualService,
+    director_address, get_once, real_server_address, wait_until,
+};
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Ten times a second, so that nobody waits long, and with patience, so that nobody fails for want
+/// of a core.
+const OFTEN: &str = "interval = 0.1\ntimeout = 0.1\nrise = 2\nfall = 5\n";
+
+/// A service whose servers are checked so.
+fn checked(service: VirtualService, check: &str) -> Config {
+    let table = format!("[virtual_service.health_check]\n{OFTEN}{check}");
+    Config::of(vec![service.with(&table)])
+}
+
+fn start(site: &Site, config: &Config) -> Director {
+    Director::start(&site.topology, shunt(), config).unwrap()
+}
+
+fn health(services: &[ServiceView], number: u8) -> Option<&HealthView> {
+    let address = real_server_address(number, Family::V4);
+    let mut servers = services.iter().flat_map(|service| &service.servers);
+    servers.find(|server| server.address == address)?.health.as_ref()
+}
+
+/// Waits until a server is up, or down for this reason.
+fn wait_for(director: &Director, number: u8, wanted: Result<(), &str>) {
+    let until = match wanted {
+        Ok(()) => format!("rs{number} is up"),
+        Err(error) => format!("rs{number} is down: {error}"),
+    };
+    wait_for_list(director, &until, |services| match (health(services, number), wanted) {
+        (Some(health), Ok(())) => health.state == "up",
+        (Some(health), Err(wanted)) => {
+            let error = health.error.as_deref();
+            health.state == "down" && error.is_some_and(|error| error.contains(wanted))
+        }
+        (None, _) => false,
+    });
+}
+
+fn answered_by(site: &Site, count: usize) -> Vec<String> {
+    let client = &site.topology.client;
+    (0..count).map(|_| get_once(client, http(Family::V4), "/").unwrap().real_server).collect()
+}
+
+/// Where a server's own address and this port are.
+fn own(number: u8, port: u16) -> SocketAddr {
+    (real_server_address(number, Family::V4), port).into()
+}
+
+#[test]
+fn tcp_finds_a_listener_that_stops_and_one_that_starts() {
+    let mut site = Site::build(Plan::new("check-tcp"), &[Family::V4]);
+    let director = start(&site, &checked(http_rr(2), "kind = \"tcp\""));
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    drop(site.servers.remove(1));
+    wait_for(&director, 2, Err("connect to 172.17.100.2:80: refused"));
+    assert_eq!(answered_by(&site, 10), ["rs1"; 10]);
+    let listing = director.shunt("list").unwrap();
+    assert!(listing.contains(": connect to 172.17.100.2:80: refused]"), "{listing}");
+    let netns = site.topology.real_server(2);
+    let _server = HttpServer::start(netns, "rs2", SocketAddr::from(([0; 4], HTTP))).unwrap();
+    wait_for(&director, 2, Ok(()));
+    let answers = answered_by(&site, 10);
+    assert_eq!(answers.iter().filter(|name| *name == "rs2").count(), 5, "{answers:?}");
+    // The director closes first: no server keeps what was asked of it.
+    for number in [1, 2] {
+        let left = site.topology.real_server(number).exec("ss -Htn state time-wait").unwrap();
+        let asked = format!("{}:", director_address(Family::V4));
+        assert!(!left.contains(&asked), "rs{number}:\n{left}");
+    }
+}
+
+#[test]
+fn a_server_whose_cable_is_cut_is_down_by_the_timeout() {
+    let site = Site::build(Plan::new("check-cable"), &[Family::V4]);
+    let director = start(&site, &checked(http_rr(2), "kind = \"tcp\""));
+    wait_for(&director, 2, Ok(()));
+    site.topology.switch.ip("link set rs2 down").unwrap();
+    // Until the kernel has given the neighbor up; then it knows no way there.
+    wait_for(&director, 2, Err("connect to 172.17.100.2:80: "));
+    assert_eq!(answered_by(&site, 10), ["rs1"; 10]);
+    site.topology.switch.ip("link set rs2 up").unwrap();
+    wait_for(&director, 2, Ok(()));
+}
+
+#[test]
+fn http_judges_status_and_body_and_follows_the_config() {
+    let site = Site::build(Plan::new("check-http"), &[Family::V4]);
+    let path = |path: &str| checked(http_rr(2), &format!("kind = \"http\"\npath = \"{path}\""));
+    let director = start(&site, &path("/"));
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    // What nobody has ever asked for is served; what is not there, is not.
+    let reload = |config: &Config, rs1, rs2| {
+        director.reload(config).unwrap();
+        wait_for(&director, 1, rs1);
+        wait_for(&director, 2, rs2);
+    };
+    let missing = Err("/missing: status 404");
+    reload(&path("/missing"), missing, missing);
+    let listed = "kind = \"http\"\npath = \"/missing\"\nstatus = [200, \"400-404\"]";
+    reload(&checked(http_rr(2), listed), Ok(()), Ok(()));
+    let body = "kind = \"http\"\nbody = \"^rs1\\\\b\"";
+    let other = Err("GET http://172.17.100.2:80/: the body does not match /^rs1\\b/");
+    reload(&checked(http_rr(2), body), Ok(()), other);
+    assert_eq!(answered_by(&site, 10), ["rs1"; 10]);
+    let saved = director.shunt("save").unwrap();
+    assert!(saved.contains("body = \"^rs1\\\\b\""), "{saved}");
+}
+
+#[test]
+fn another_port_is_asked_when_the_config_says_so() {
+    let site = Site::build(Plan::new("check-port"), &[Family::V4]);
+    let director = start(&site, &checked(http_rr(2), "kind = \"tcp\"\nport = 8080"));
+    wait_for(&director, 1, Err("connect to 172.17.100.1:8080: refused"));
+    let netns = site.topology.real_server(1);
+    let _server = HttpServer::start(netns, "health", own(1, 8080)).unwrap();
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Err("connect to 172.17.100.2:8080: refused"));
+}
+
+#[test]
+fn udp_needs_the_expected_answer_or_no_icmp_error() {
+    let site = Site::build(Plan::new("check-udp"), &[Family::V4]);
+    let dns_rr = || service("udp", Family::V4, "rr", 2);
+    let silent = "kind = \"udp\"\nsend = \"ping\"";
+    let director = start(&site, &checked(dns_rr(), silent));
+    // The echoes listen at the VIP alone.
+    wait_for(&director, 1, Err("datagram to 172.17.100.1:53: refused"));
+    let _echo = UdpEcho::start(site.topology.real_server(1), "rs1", own(1, DNS)).unwrap();
+    let _other = UdpEcho::start(site.topology.real_server(2), "other", own(2, DNS)).unwrap();
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    let expected = format!("{silent}\nexpect = \"^rs. ping$\"");
+    director.reload(&checked(dns_rr(), &expected)).unwrap();
+    wait_for(&director, 2, Err("the answer does not match /^rs. ping$/"));
+    wait_for(&director, 1, Ok(()));
+}
+
+/// Answers DNS queries with a code (RFC 1035, 4.1.1), until it is dropped.
+struct DnsServer {
+    code: Arc<AtomicU8>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DnsServer {
+    fn start(netns: &Netns, address: SocketAddr) -> DnsServer {
+        let socket = netns.run(|| UdpSocket::bind(address)).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (code, stop) = (Arc::new(AtomicU8::new(0)), Arc::new(AtomicBool::new(false)));
+        let (said, stopped) = (Arc::clone(&code), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let mut message = [0; 512];
+            while !stopped.load(Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut message) {
+                    message[2] |= 0x80;
+                    message[3] = said.load(Relaxed);
+                    let _ = socket.send_to(&message[..length], from);
+                }
+            }
+        });
+        DnsServer { code, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn dns_judges_the_code_of_the_answer() {
+    let site = Site::build(Plan::new("check-dns"), &[Family::V4]);
+    let servers =
+        [1, 2].map(|number| DnsServer::start(site.topology.real_server(number), own(number, DNS)));
+    let check = "kind = \"dns\"\nname = \"www.example.org\"\nrecord = \"AAAA\"";
+    let director = start(&site, &checked(service("udp", Family::V4, "rr", 2), check));
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    servers[1].code.store(2, Relaxed);
+    wait_for(&director, 2, Err("ask 172.17.100.2:53 for www.example.org AAAA: SERVFAIL"));
+    servers[1].code.store(0, Relaxed);
+    wait_for(&director, 2, Ok(()));
+    wait_for(&director, 1, Ok(()));
+}
+
+fn script(files: &TempDir, text: &str) -> String {
+    let path = files.write("is_well", format!("#!/bin/sh\ncd {}\n{text}", files.path().display()));
+    let path = path.unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    format!("kind = \"command\"\ncommand = [\"{}\", \"-v\"]", path.display())
+}
+
+#[test]
+fn a_command_decides_for_each_server() {
+    let site = Site::build(Plan::new("check-command"), &[Family::V4]);
+    let files = TempDir::create("check-command").unwrap();
+    let check = script(
+        &files,
+        "echo $1 $SHUNT_SERVICE $SHUNT_VIP $SHUNT_PORT > told-$SHUNT_SERVER\n\
+         ls -l /proc/$$/fd > open\n\
+         test -e well-$SHUNT_SERVER && exit 0\n\
+         ip -br -4 address show >&2\n\
+         echo \"no well-$SHUNT_SERVER\"\nexit 4\n",
+    );
+    let director = start(&site, &checked(http_rr(2), &check));
+    wait_for(&director, 1, Err("/is_well: exit code 4: no well-172.17.100.1"));
+    files.write("well-172.17.100.1", "").unwrap();
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Err("no well-172.17.100.2"));
+    assert_eq!(answered_by(&site, 10), ["rs1"; 10]);
+    let told = fs::read_to_string(files.path().join("told-172.17.100.2")).unwrap();
+    assert_eq!(told.trim(), "-v tcp:172.17.100.100:80 172.17.100.100 80");
+    // Nothing that the director has open is open there: no queue, no API, no flow table.
+    let open = fs::read_to_string(files.path().join("open")).unwrap();
+    for file in open.lines().filter_map(|line| line.split(" -> ").nth(1)) {
+        let plain = file.starts_with("pipe:") || file.starts_with('/');
+        assert!(plain && !file.contains("memfd"), "{open}");
+    }
+}
+
+/// Whether a process of this machine has `mark` in its command line.
+fn runs(mark: &Path) -> bool {
+    let mark = mark.display().to_string();
+    fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&mark)
+    })
+}
+
+/// The states of the children of a process that have ended and that it has not waited for.
+fn zombies(pid: u32) -> usize {
+    let parent = format!(" Z {pid} ");
+    let stats = fs::read_dir("/proc").unwrap().flatten();
+    let stats = stats.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    stats.filter(|stat| stat.contains(&parent)).count()
+}
+
+#[test]
+fn commands_that_hang_are_ended_and_the_director_ends_without_waiting() {
+    let site = Site::build(Plan::new("check-hang"), &[Family::V4]);
+    let files = TempDir::create("check-hang").unwrap();
+    let mark = files.path().join("is_well");
+    let child = files.path().join("child");
+    fs::write(&child, "#!/bin/sh\nsleep 1000; :").unwrap();
+    fs::set_permissions(&child, Permissions::from_mode(0o755)).unwrap();
+    let (at, hangs) = (child.display(), "trap '' TERM");
+    let check = script(&files, &format!("{at} & {at} & {hangs}\n{at}; :\n"));
+    let director = start(&site, &checked(http_rr(2), &check));
+    wait_for(&director, 1, Err("/is_well: not done within 0.1 s"));
+    wait_for(&director, 2, Err("/is_well: not done within 0.1 s"));
+    // The director is at its other work meanwhile.
+    assert!(director.shunt("list").is_ok());
+    let pid = director.process().pid();
+    let fixed = script(&files, "exit 0\n");
+    director.reload(&checked(http_rr(2), &fixed)).unwrap();
+    wait_for(&director, 1, Ok(()));
+    wait_until(PATIENCE, "no child is left", || !runs(&child) && zombies(pid) == 0).unwrap();
+    // Longer than the test: what runs then is ended with the director.
+    let mut slow = checked(http_rr(2), &script(&files, &format!("touch slow\n{at} & {at}; :\n")));
+    slow.services[0].more = slow.services[0].more.replace("= 0.1", "= 600");
+    director.reload(&slow).unwrap();
+    let started = || files.path().join("slow").exists();
+    director.process().wait_until(PATIENCE, "the slow one runs", started).unwrap();
+    assert!(runs(&child), "what the test looks for can be found");
+    let status = director.stop(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", director.process().output());
+    wait_until(PATIENCE, "nothing is left", || !runs(&mark) && !runs(&child)).unwrap();
+}
+
+/// One of each on one machine, some of which are silent: each service is checked on its own, and
+/// the director's answers do not wait for them.
+#[test]
+fn silent_servers_hold_nobody_up() {
+    let site = Site::build(Plan::new("check-silent"), &[Family::V4]);
+    // Addresses where nobody is: the kernel looks for them all the time.
+    let servers = (50..=90).map(|host| ([172, 17, 100, host].into(), 1));
+    let mut service = http_rr(1);
+    service.real_servers.extend(servers);
+    let director = start(&site, &checked(service, "kind = \"http\""));
+    wait_for(&director, 1, Ok(()));
+    let begin = std::time::Instant::now();
+    for _ in 0..10 {
+        director.shunt("list").unwrap();
+    }
+    assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+    assert_eq!(answered_by(&site, 10), ["rs1"; 10]);
+    wait_for_list(&director, "all others are down", |services| {
+        let down = services[0].servers.iter().filter_map(|server| server.health.as_ref());
+        down.filter(|health| health.state == "down").count() == 41
+    });
+    let neighbors = site.topology.director.ip(&format!("neigh show dev {NIC}")).unwrap();
+    assert!(neighbors.contains("172.17.100.50"), "{neighbors}");
+    wait_for(&director, 1, Ok(()));
+}
