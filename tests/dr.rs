@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::{HTTP, PATIENCE, Site};
+use common::load::Load;
+use common::{HTTP, PATIENCE, Site, http, service, wait_for_list};
 use director::health::dr::{self, DrError, DrPath};
+use director::views::ServiceView;
 use lab::{
-    Capture, Family, NIC, Plan, director_address, director_mac, real_server_mac, vip, wait_until,
+    Capture, Config, Family, NIC, Plan, director_address, director_mac, real_server_mac, vip,
+    wait_until,
 };
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -78,4 +81,46 @@ fn the_syn_does_not_survive_a_router() {
     let came_back = frames.iter().filter(tcp).filter(|frame| frame.source() == real_server_mac(1));
     assert_eq!(came_back.count(), 0);
     assert_eq!(frames.iter().filter(tcp).count(), 2, "the SYN, twice");
+}
+
+fn is_up(services: &[ServiceView], number: u8, family: Family) -> bool {
+    let address = lab::real_server_address(number, family);
+    let mut servers = services.iter().flat_map(|service| &service.servers);
+    let server = servers.find(|server| server.address == address).unwrap();
+    server.health.as_ref().is_some_and(|health| health.state == "up")
+}
+
+/// By the running director's own workers, beside the packets of flows.
+#[test]
+fn a_director_asks_by_its_workers_under_load() {
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+    let site = Site::build(Plan::new("dr-worker").ipv6(), &FAMILIES);
+    let check = "[virtual_service.health_check]\nkind = \"dr\"\ninterval = 0.5\ntimeout = 0.5\nrise = 2\nfall = 2\n";
+    let services = FAMILIES.map(|family| {
+        let mut service = service("tcp", family, "rr", 2);
+        service.more = check.to_owned();
+        service
+    });
+    let director = site.start(&Config::of(services.to_vec()));
+    let everyone = |services: &[ServiceView], wanted: bool| {
+        FAMILIES.iter().all(|&family| is_up(services, 2, family) == wanted)
+    };
+    wait_for_list(&director, "all are up", |services| {
+        everyone(services, true) && FAMILIES.iter().all(|&family| is_up(services, 1, family))
+    });
+    let load = Load::start(&site.topology, http(Family::V4), 4, true);
+    load.wait_for_rounds(100);
+    // It still answers for its own addresses, so that no check of those would notice.
+    let rs2 = site.topology.real_server(2);
+    for (family, width) in [(Family::V4, 32), (Family::V6, 128)] {
+        rs2.ip(&format!("address del {}/{width} dev lo", vip(family))).unwrap();
+    }
+    wait_for_list(&director, "rs2 is down", |services| everyone(services, false));
+    let said = director.shunt("list").unwrap();
+    assert!(said.contains("no answer for 172.17.100.100:80"), "{said}");
+    for (family, width) in [(Family::V4, 32), (Family::V6, 128)] {
+        rs2.ip(&format!("address add {}/{width} dev lo", vip(family))).unwrap();
+    }
+    wait_for_list(&director, "rs2 is up again", |services| everyone(services, true));
+    load.finish();
 }

@@ -6,12 +6,14 @@
 //! the VIP, and a packet socket hears it before the kernel drops it as a martian (the VIP is the
 //! director's own).
 
+use crate::addresses::{self, OwnAddress};
 use crate::health::dr_packet::{Answer, Ends, Question, Reply, Way, ether_type, filter};
 use crate::layer2;
 use crate::neighbors::Reach;
+use crate::netlink_read::Connection;
 use crate::supervisor::Supervisor;
 use dataplane::{Probe, ServerIndex, ServerState, ServiceKey};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -149,8 +151,10 @@ struct Place {
     server: ServerIndex,
     interface: usize,
     link: u32,
-    source: IpAddr,
+    /// What the kernel would send from, unless it is a VIP.
+    source: Option<IpAddr>,
     vlans: [u16; 2],
+    vips: BTreeSet<IpAddr>,
 }
 
 impl Dr {
@@ -165,7 +169,11 @@ impl Dr {
     ) -> Result<(), DrError> {
         let vip = SocketAddr::new(service.address, service.port);
         let place = place(&*supervisor.lock().await, service, server).map_err(DrError::Unable)?;
-        let question = Question::new(place.source, vip);
+        let source = match place.source {
+            Some(source) => source,
+            None => beside_the_vip(server, &place).await.map_err(DrError::Unable)?,
+        };
+        let question = Question::new(source, vip);
         let mut awaited =
             self.expect(place.link, question).map_err(|cause| DrError::Io { vip, cause })?;
         let way = Way { own_mac: [0; 6], server_mac: [0; 6], vlans: place.vlans };
@@ -249,11 +257,23 @@ fn place(supervisor: &Supervisor, service: ServiceKey, server: IpAddr) -> Result
     if supervisor.neighbors.neighbor(*interface, server).is_none() {
         return Err(format!("it does not answer {}", resolution(server)));
     }
-    let is_vip = |address: IpAddr| services.services().any(|(_, s)| s.key.address == address);
-    let source = source
-        .filter(|&source| !is_vip(source))
-        .ok_or("the director has no address of its own on the real server's network")?;
-    Ok(Place { server: index, interface: *interface, link: *link, source, vlans: *vlans })
+    let vips: BTreeSet<IpAddr> = services.services().map(|(_, s)| s.key.address).collect();
+    let source = source.filter(|source| !vips.contains(source));
+    Ok(Place { server: index, interface: *interface, link: *link, source, vlans: *vlans, vips })
+}
+
+/// An address of the director's own on the real server's network, where the kernel would take the
+/// VIP.
+async fn beside_the_vip(server: IpAddr, place: &Place) -> Result<IpAddr, String> {
+    let connection = Connection::open()?;
+    let own = addresses::list(&connection.handle).await?;
+    let fits = |own: &&OwnAddress| {
+        own.link == place.link
+            && !place.vips.contains(&own.address)
+            && addresses::holds(own.address, own.prefix, server)
+    };
+    let none = "the director has no address of its own on the real server's network";
+    own.iter().find(fits).map(|own| own.address).ok_or_else(|| none.to_owned())
 }
 
 fn resolution(address: IpAddr) -> &'static str {
