@@ -9,6 +9,7 @@ pub mod in_process;
 pub mod kernel_counts;
 pub mod load;
 pub mod metrics;
+pub mod newcomers;
 pub mod numbered;
 pub mod plugins;
 pub mod swaps;
