@@ -57,9 +57,9 @@ impl Checked<'_> {
     fn problem(&self, area: &str, sentence: &str, remedy: &str) {
         let said = self.bare.rs(1, &self.check);
         assert_eq!((said.code, said.error.as_str()), (Some(1), ""), "{}", said.out);
-        let start = format!("PROBLEM  {area:<9}  ");
+        let start = format!("problem  {area:<9}  ");
         let found = said.out.lines().any(|line| {
-            let (says, mends) = line.split_once(" => ").unwrap_or((line, ""));
+            let (says, mends) = line.split_once(" -> ").unwrap_or((line, ""));
             says.starts_with(&start) && says.contains(sentence) && mends.contains(remedy)
         });
         assert!(found, "no {area}: {sentence}: {remedy} in\n{}", said.out);

@@ -45,7 +45,7 @@ pub struct SetupArgs {
     #[arg(long)]
     pub json: bool,
     /// Where the files of --persist go: the root of an image
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    #[arg(long, value_name = "DIR", default_value = "/", requires = "persist")]
     pub root: PathBuf,
 }
 
@@ -175,6 +175,7 @@ mod tests {
             ("setup --vip 172.17.100.100:80", "the port plays no part here"),
             ("setup --vip 127.0.0.1", "is a loopback address"),
             ("setup --vip fe80::1", "is a link-local address"),
+            ("setup --vip 172.17.100.100 --root /image", "--persist"),
             ("check --vip 172.17.100.100:0", "port 0 is no service's"),
             ("check --vip 172.17.100.100 --protocol sctp", "possible values: tcp, udp"),
             ("check --vip 172.17.100.100 --client me", "invalid"),

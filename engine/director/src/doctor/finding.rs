@@ -55,11 +55,11 @@ impl Area {
     }
 }
 
-/// What the doctor says of one thing.
+/// What the doctor says of one thing, or `shunt rs check`, which has areas of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct Finding<A = Area> {
     /// What it is about.
-    pub area: Area,
+    pub area: A,
     /// Which of those: an interface, a VIP, a real server.
     pub subject: String,
     /// How it is.
@@ -70,34 +70,34 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-impl Finding {
-    fn new(state: State, area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
+impl<A> Finding<A> {
+    fn new(state: State, area: A, subject: &str, sentence: impl Into<String>) -> Finding<A> {
         let sentence = sentence.into();
         Finding { area, subject: subject.to_owned(), state, sentence, remedy: None }
     }
 
     /// As it should be.
-    pub fn ok(area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
+    pub fn ok(area: A, subject: &str, sentence: impl Into<String>) -> Finding<A> {
         Finding::new(State::Ok, area, subject, sentence)
     }
 
     /// It could be better.
-    pub fn warning(area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
+    pub fn warning(area: A, subject: &str, sentence: impl Into<String>) -> Finding<A> {
         Finding::new(State::Warning, area, subject, sentence)
     }
 
     /// It must be mended.
-    pub fn problem(area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
+    pub fn problem(area: A, subject: &str, sentence: impl Into<String>) -> Finding<A> {
         Finding::new(State::Problem, area, subject, sentence)
     }
 
     /// Something could not be looked at, which is never as good as ok.
-    pub fn unread(area: Area, subject: &str, what: &str, why: &str) -> Finding {
+    pub fn unread(area: A, subject: &str, what: &str, why: &str) -> Finding<A> {
         Finding::warning(area, subject, format!("{what} cannot be read: {why}"))
     }
 
     /// With the command that mends it.
-    pub fn mended_by(mut self, remedy: impl Into<String>) -> Finding {
+    pub fn mended_by(mut self, remedy: impl Into<String>) -> Finding<A> {
         self.remedy = Some(remedy.into());
         self
     }

@@ -1,8 +1,9 @@
 //! Each finding, provoked on a machine that is only facts.
 
 use super::*;
+use crate::doctor::State;
 use crate::rs::facts::Conf;
-use crate::rs::finding::{Findings, State};
+use crate::rs::finding::{Findings, line};
 
 const VIP: &str = "172.17.100.100";
 const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
@@ -97,21 +98,21 @@ fn one(change: impl FnOnce(&mut Known, &mut Surroundings)) -> Finding {
     let wrong: Vec<&Finding> = all.findings.iter().filter(|f| f.state != State::Ok).collect();
     let [one] = wrong.as_slice() else { panic!("not one: {all}") };
     assert_eq!(all.ok, one.state != State::Problem);
-    assert!(!one.to_string().contains('\n'));
+    assert!(!line(one).contains('\n'));
     (*one).clone()
 }
 
 #[track_caller]
 fn problem(finding: Finding, area: Area, sentence: &str, remedy: &str) {
-    assert_eq!((finding.state, finding.area), (State::Problem, area), "{finding}");
-    assert!(finding.sentence.contains(sentence), "{finding}");
-    assert!(finding.remedy.as_deref().unwrap_or_default().contains(remedy), "{finding}");
+    assert_eq!((finding.state, finding.area), (State::Problem, area), "{finding:?}");
+    assert!(finding.sentence.contains(sentence), "{finding:?}");
+    assert!(finding.remedy.as_deref().unwrap_or_default().contains(remedy), "{finding:?}");
 }
 
 #[track_caller]
 fn warning(finding: Finding, area: Area, sentence: &str) {
-    assert_eq!((finding.state, finding.area), (State::Warning, area), "{finding}");
-    assert!(finding.sentence.contains(sentence), "{finding}");
+    assert_eq!((finding.state, finding.area), (State::Warning, area), "{finding:?}");
+    assert!(finding.sentence.contains(sentence), "{finding:?}");
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn arp() {
         one(move |known, _| conf(known, &name).arp_ignore = value)
     };
     let three = own("eth1.5", 3);
-    assert!(three.sentence.contains("arp_ignore 3 is in effect"), "{three}");
+    assert!(three.sentence.contains("arp_ignore 3 is in effect"), "{three:?}");
     problem(three, area, "takes the director's", "`sysctl -w net.ipv4.conf.eth1/5.arp_ignore=1`");
     let eight = own("eth0", 8);
     problem(eight, area, "answers no ARP at all", "`sysctl -w net.ipv4.conf.eth0.arp_ignore=1`");

@@ -1,19 +1,8 @@
 //! What `shunt rs check` says.
 
+use crate::doctor::{self, State};
 use serde::Serialize;
 use std::fmt;
-
-/// How one thing is. The order is that of their weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// As it should be.
-    Ok,
-    /// It could not be looked at, or is not this machine's to mend.
-    Warning,
-    /// It keeps this machine from serving the VIP.
-    Problem,
-}
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,61 +38,21 @@ impl Area {
     }
 }
 
-/// What is said of one thing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What it is about.
-    pub area: Area,
-    /// Which of those: a VIP, an interface.
-    pub subject: String,
-    /// How it is.
-    pub state: State,
-    /// One sentence.
-    pub sentence: String,
-    /// What mends it.
-    pub remedy: Option<String>,
-}
+/// What is said of one thing. A warning is what could not be looked at, or is not this machine's to
+/// mend; a problem keeps this machine from serving the VIP.
+pub type Finding = doctor::Finding<Area>;
 
-impl Finding {
-    fn new(state: State, area: Area, subject: &str, sentence: String) -> Finding {
-        Finding { area, subject: subject.to_owned(), state, sentence, remedy: None }
-    }
-
-    /// As it should be.
-    pub fn ok(area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
-        Finding::new(State::Ok, area, subject, sentence.into())
-    }
-
-    /// It could not be looked at, or is not this machine's to mend.
-    pub fn warning(area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
-        Finding::new(State::Warning, area, subject, sentence.into())
-    }
-
-    /// It keeps this machine from serving the VIP.
-    pub fn problem(area: Area, subject: &str, sentence: impl Into<String>) -> Finding {
-        Finding::new(State::Problem, area, subject, sentence.into())
-    }
-
-    /// With what mends it.
-    pub fn mended_by(mut self, remedy: impl Into<String>) -> Finding {
-        self.remedy = Some(remedy.into());
-        self
-    }
-}
-
-/// One line.
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::Ok => "ok",
-            State::Warning => "warning",
-            State::Problem => "PROBLEM",
-        };
-        write!(f, "{state:<8} {:<9}  {}", self.area.name(), self.sentence)?;
-        match &self.remedy {
-            Some(remedy) => write!(f, " => {remedy}"),
-            None => Ok(()),
-        }
+/// A finding as one line.
+pub fn line(finding: &Finding) -> String {
+    let state = match finding.state {
+        State::Ok => "ok",
+        State::Warning => "warning",
+        State::Problem => "problem",
+    };
+    let line = format!("{state:7}  {:9}  {}", finding.area.name(), finding.sentence);
+    match &finding.remedy {
+        Some(remedy) => format!("{line} -> {remedy}"),
+        None => line,
     }
 }
 
@@ -133,6 +82,6 @@ impl Findings {
 /// One line each.
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))
+        self.findings.iter().try_for_each(|finding| writeln!(f, "{}", line(finding)))
     }
 }

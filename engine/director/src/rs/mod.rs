@@ -78,7 +78,10 @@ async fn setup(arguments: &SetupArgs) -> Result<(), RsError> {
     let _turn = if arguments.dry_run { None } else { Some(turn()?) };
     let handle = read::open()?;
     let facts = read::facts(&handle).await?;
-    let kept = read::kept(Some(&arguments.root))?;
+    // As it is remembered for a teardown, which may be typed elsewhere.
+    let root = std::path::absolute(&arguments.root)
+        .map_err(|error| format!("{}: {error}", arguments.root.display()))?;
+    let kept = read::kept(Some(&root))?;
     let mut plan = plan::setup(&request, &facts, &kept).map_err(|all| all.join("\n"))?;
     plan.report.dry_run = arguments.dry_run;
     if !arguments.dry_run {
