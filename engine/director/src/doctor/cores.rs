@@ -112,7 +112,10 @@ fn enough(all: &[usize]) -> Finding {
     shared.dedup();
     let count = all.len();
     if shared.is_empty() {
-        let sentence = format!("each of {count} has a core of its own: {}", list(all));
+        let sentence = match count {
+            1 => format!("the only one has core {} to itself", list(all)),
+            _ => format!("{count} workers, each on a core of its own: {}", list(all)),
+        };
         return Finding::ok(Area::Cores, SUBJECT, sentence);
     }
     let sentence = format!(

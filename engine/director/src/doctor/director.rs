@@ -51,10 +51,10 @@ pub fn findings(config: &ConfigFacts, running: &Running) -> Vec<Finding> {
         }
         Err(problems) => problems
             .iter()
-            .map(|problem| {
-                let line = problem.strip_prefix(&format!("{}:", config.path)).unwrap_or(problem);
-                Finding::problem(Area::Director, &config.path, line)
-                    .mended_by(format!("shunt check --config {}", config.path))
+            .map(|problem| match problem.strip_prefix(&format!("{}:", config.path)) {
+                Some(line) => Finding::problem(Area::Director, &config.path, line)
+                    .mended_by(format!("shunt check --config {}", config.path)),
+                None => Finding::problem(Area::Director, &config.path, problem.as_str()),
             })
             .collect(),
     };

@@ -7,7 +7,7 @@ use super::interface::InterfaceFacts;
 use super::machine::{Capabilities, MachineFacts};
 use super::memory::{Demand, MemoryFacts, OnHugePages};
 use super::nic::NicFacts;
-use super::on_the_wire::{Question, ask_for_vips, ask_servers};
+use super::on_the_wire::{ask_for_vips, ask_servers};
 use super::program::Program;
 use super::queues::QueueFacts;
 use super::settings::NetworkFacts;
@@ -20,6 +20,7 @@ use crate::run::options;
 use crate::{plugin_commands, plugins};
 use hyper::Method;
 use serde::de::DeserializeOwned;
+use std::net::IpAddr;
 use std::path::Path;
 use xsk::InterfaceOptions;
 
@@ -231,8 +232,9 @@ async fn network(
     if served.is_empty() {
         return findings;
     }
-    let questions = site.questions();
-    let answers = ask_servers(around, &served, questions).await;
+    let questions = site.servers.iter().map(site::SiteServer::question).collect();
+    let vips: Vec<IpAddr> = site.vips().into_iter().collect();
+    let answers = ask_servers(around, &served, &vips, questions).await;
     let homes = site.homes(around, &served);
     let claims = ask_for_vips(around, &homes).await;
     for facts in site::vip_facts(site, around, &served, &homes, &claims, &answers, running) {
@@ -242,12 +244,6 @@ async fn network(
         findings.extend(servers::findings(&facts));
     }
     findings
-}
-
-impl Site {
-    fn questions(&self) -> Vec<Question> {
-        self.servers.iter().map(site::SiteServer::question).collect()
-    }
 }
 
 /// Interfaces that only the running director names.

@@ -1,9 +1,9 @@
 //! What the doctor says of one thing.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How one thing is. The order is that of their weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// As it should be.
@@ -15,7 +15,7 @@ pub enum State {
 }
 
 /// What a finding is about. The order is that of the report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Area {
     /// The config file, and the director that runs.

@@ -56,10 +56,12 @@ struct From {
     source: Option<IpAddr>,
 }
 
-/// Asks all real servers that are on the link.
+/// Asks all real servers that are on the link. What comes from one of the VIPs a real server would
+/// drop, as its own.
 pub async fn ask_servers(
     around: &Surroundings,
     served: &[u32],
+    vips: &[IpAddr],
     questions: Vec<Question>,
 ) -> BTreeMap<IpAddr, Answer> {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
@@ -68,6 +70,8 @@ pub async fn ask_servers(
         let Ok(Reach::OnLink { link, source, .. }) = around.reach(served, question.server) else {
             continue;
         };
+        let beside = || around.beside(served, vips, question.server).map(|own| own.address);
+        let source = source.filter(|source| !vips.contains(source)).or_else(beside);
         let Some(own_mac) = around.row(link).and_then(|row| row.mac) else { continue };
         let turns = turns.clone();
         tasks.spawn(async move {
@@ -90,7 +94,9 @@ async fn ask_server(from: From, question: Question) -> Answer {
         for vip in question.services {
             let outcome = match source {
                 Some(source) => serves(&DrPath { link, own_mac, source, server_mac }, vip).await,
-                None => Err(Asked::Unable("the kernel names no address to ask from".to_owned())),
+                None => Err(Asked::Unable(
+                    "this machine has no address of its own on that network".to_owned(),
+                )),
             };
             dr.insert(vip, outcome);
         }

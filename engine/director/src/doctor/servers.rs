@@ -77,6 +77,17 @@ pub fn findings(facts: &ServerFacts) -> Vec<Finding> {
 
 fn way(way: &Way, subject: &str) -> Finding {
     match way {
+        // Neighbor solicitations come from the link-local address (ndisc_solicit in net/ipv6/ndisc.c).
+        Way::OnLink { link, source: Some(source), source_is_vip: true } if source.is_ipv6() => {
+            let sentence = format!(
+                "what the kernel sends to it, health checks among that, comes from the VIP {source}, \
+                 and the answers never come back"
+            );
+            Finding::warning(Area::Servers, subject, sentence).mended_by(format!(
+                "ip address change {source}/128 dev {link} preferred_lft 0, so that the kernel \
+                 takes another"
+            ))
+        }
         Way::OnLink { link, source: Some(source), source_is_vip: true } => {
             let sentence = format!(
                 "the kernel asks for its MAC address from the VIP {source}, which it drops as its \
@@ -243,6 +254,14 @@ mod tests {
         let found = worst(&ServerFacts { way, ..facts() });
         assert_eq!(found.state, State::Problem);
         assert!(found.sentence.contains("from the VIP 172.17.100.100"), "{found:?}");
+        let way = Way::OnLink {
+            link: "eth0".into(),
+            source: Some("fd00::100".parse().unwrap()),
+            source_is_vip: true,
+        };
+        let found = worst(&ServerFacts { way, ..facts() });
+        assert_eq!(found.state, State::Warning);
+        assert!(found.remedy.unwrap().contains("fd00::100/128 dev eth0 preferred_lft 0"));
     }
 
     #[test]

@@ -10,8 +10,10 @@ use super::settings::sysctl;
 use super::surroundings::Surroundings;
 use super::vip::{Claimant, Held, VipFacts};
 use crate::config::{Config, InterfaceConfig};
+use crate::health::kinds::CheckKind;
 use crate::neighbors::Reach;
 use crate::service_name::ServiceName;
+use crate::views::ServerView;
 use dataplane::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -145,13 +147,12 @@ impl Site {
 }
 
 fn has_dr_checks(config: &Config) -> bool {
-    let _ = config;
-    false
+    let mut checks = config.services.iter().filter_map(|service| service.policy.check.as_ref());
+    checks.any(|check| matches!(check.kind, CheckKind::Dr))
 }
 
-fn health(server: &crate::views::ServerView) -> Option<(String, Option<String>)> {
-    let _ = server;
-    None
+fn health(server: &ServerView) -> Option<(String, Option<String>)> {
+    server.health.as_ref().map(|health| (health.state.clone(), health.error.clone()))
 }
 
 /// A MAC address as `ip link` writes it.
