@@ -40,6 +40,7 @@ pub mod dumps;
 pub mod durations;
 pub mod events;
 pub mod exposition;
+pub mod from_vip;
 pub mod health;
 pub mod layer2;
 pub mod links;

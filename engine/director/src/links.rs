@@ -119,7 +119,8 @@ impl Links {
         }
     }
 
-    fn name(&self, link: u32) -> String {
+    /// The name of a link.
+    pub fn name(&self, link: u32) -> String {
         self.links.get(&link).map_or_else(|| format!("link {link}"), |link| link.name.clone())
     }
 

@@ -262,6 +262,11 @@ impl Entry {
         tell.into_iter().chain([AskKind::Probe]).collect()
     }
 
+    /// When something is due again.
+    pub fn due_at(&self) -> Option<Millis> {
+        (!self.is_set()).then_some(self.ask_at)
+    }
+
     /// Whether a question to the one MAC address that is known makes sense, rather than one to
     /// everybody.
     fn can_be_probed(&self) -> bool {

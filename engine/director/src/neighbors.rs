@@ -299,6 +299,12 @@ impl Neighbors {
         (asks, changed)
     }
 
+    /// When something is due again, if nothing happens before.
+    pub fn due_at(&self) -> Option<Millis> {
+        let asked = |entry: &&Entry| matches!(entry.reach, Reach::OnLink { .. });
+        self.entries.values().filter(asked).filter_map(Entry::due_at).min()
+    }
+
     /// Where frames for `address` go on this interface.
     pub fn neighbor(&self, interface: usize, address: IpAddr) -> Option<Neighbor> {
         let entry = self.entries.get(&address)?;

@@ -5,6 +5,7 @@
 //! a question asked on the other. After an overrun everything is read anew.
 
 use crate::clock;
+use crate::from_vip::{self, FromVips};
 use crate::links::Links;
 use crate::neighbors::{Ask, AskKind, NeighborState};
 use crate::netlink_read::{self, ANSWER, Connection, Task, kernel_state, read_neighbor};
@@ -28,8 +29,10 @@ use tokio::time::timeout;
 
 /// Rest between two readings of links, addresses and routes: a router's table may change often.
 const SURROUNDINGS: Duration = Duration::from_secs(1);
-/// How often it is looked for something to ask.
-const TICK: Duration = Duration::from_millis(100);
+/// How often it is looked for something to ask, at least: others may hear of neighbors, too.
+const TICK: Duration = Duration::from_millis(200);
+/// And at most.
+const TICK_MIN: Duration = Duration::from_millis(20);
 /// Rest before the sockets are opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 /// Notifications handled before the workers are told, at most.
@@ -51,6 +54,13 @@ type Event = NetlinkMessage<RouteNetlinkMessage>;
 #[derive(Debug)]
 pub struct Gone(pub String);
 
+/// What was said already.
+#[derive(Default)]
+struct Told {
+    missing_vips: BTreeSet<String>,
+    from_vips: FromVips,
+}
+
 /// Why a watch ends.
 enum End {
     Gone(Gone),
@@ -66,9 +76,9 @@ impl<T: Into<String>> From<T> for End {
 
 /// Keeps the supervisor's neighbors as the kernel has them, as long as its interfaces exist.
 pub async fn watch(supervisor: Shared) -> Gone {
-    let mut missing_vips = BTreeSet::new();
+    let mut told = Told::default();
     loop {
-        match watch_until_end(&supervisor, &mut missing_vips).await {
+        match watch_until_end(&supervisor, &mut told).await {
             Err(End::Gone(gone)) => return gone,
             Err(End::Broken(reason)) => {
                 warn!("neighbors cannot be watched ({reason}); trying again");
@@ -78,10 +88,7 @@ pub async fn watch(supervisor: Shared) -> Gone {
     }
 }
 
-async fn watch_until_end(
-    supervisor: &Shared,
-    missing_vips: &mut BTreeSet<String>,
-) -> Result<Infallible, End> {
+async fn watch_until_end(supervisor: &Shared, told: &mut Told) -> Result<Infallible, End> {
     let opened = rtnetlink::new_multicast_connection(GROUPS);
     let (connection, _, mut events) = opened.map_err(|error| error.to_string())?;
     let _listening = Task(tokio::spawn(connection));
@@ -96,14 +103,13 @@ async fn watch_until_end(
         supervisor,
         handle: asking.handle.clone(),
         served,
-        missing_vips,
+        told,
         surroundings_changed: true,
     };
     let mut looked = Instant::now();
     watcher.look_around().await?;
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let tick = watcher.rest().await;
         tokio::select! {
             event = events.next() => {
                 let (event, _) = event.ok_or("the kernel's notifications have ended")?;
@@ -116,7 +122,7 @@ async fn watch_until_end(
                 watcher.hear(burst).await?;
             }
             () = wanted.notified() => watcher.look_around().await?,
-            _ = tick.tick() => {
+            () = tokio::time::sleep(tick) => {
                 if watcher.surroundings_changed && looked.elapsed() >= SURROUNDINGS {
                     looked = Instant::now();
                     watcher.look_around().await?;
@@ -132,7 +138,7 @@ struct Watcher<'a> {
     handle: Handle,
     /// Indices of the served interfaces.
     served: Vec<u32>,
-    missing_vips: &'a mut BTreeSet<String>,
+    told: &'a mut Told,
     /// Links, addresses or routes changed since they were last read.
     surroundings_changed: bool,
 }
@@ -193,6 +199,13 @@ impl Watcher<'_> {
             supervisor.neighbors.end_dump(now);
         }
         tell(&mut supervisor, changed).await;
+    }
+
+    /// How long there is nothing to ask.
+    async fn rest(&self) -> Duration {
+        let due = self.supervisor.lock().await.neighbors.due_at();
+        let rest = due.map(|due| Duration::from_millis(due.saturating_sub(clock::now())));
+        rest.unwrap_or(TICK).clamp(TICK_MIN, TICK)
     }
 
     /// Asks the kernel for what is due.
@@ -256,6 +269,7 @@ impl Watcher<'_> {
         moved |= self.place(&links, reaches).await;
         let entries = netlink_read::dump_neighbors(&self.handle).await?;
         self.learn(entries.into_iter().map(|entry| (entry, true)).collect(), true).await;
+        self.look_from_vips(&links).await;
         if moved {
             // What was known on the former link is gone, whatever the dump said of the new one.
             if let Err(error) = self.supervisor.lock().await.publish().await {
@@ -285,6 +299,19 @@ impl Watcher<'_> {
         Ok(())
     }
 
+    /// Whether the kernel would speak to real servers from a VIP.
+    async fn look_from_vips(&mut self, links: &Links) {
+        let supervisor = self.supervisor.lock().await;
+        let vips = supervisor.services().services().map(|(_, service)| service.key.address);
+        let found = from_vip::find(&supervisor.neighbors, &vips.collect());
+        for ((vip, link), servers) in &found {
+            if self.told.from_vips.get(&(*vip, *link)) != Some(servers) {
+                warn!("{}", from_vip::sentence(*vip, &links.name(*link), servers));
+            }
+        }
+        self.told.from_vips = found;
+    }
+
     async fn place(
         &mut self,
         links: &Links,
@@ -309,7 +336,7 @@ impl Watcher<'_> {
                 missing.insert(service.key.address.to_string());
             }
         }
-        for vip in missing.difference(self.missing_vips) {
+        for vip in missing.difference(&self.told.missing_vips) {
             let names: Vec<&str> =
                 supervisor.interfaces.iter().map(|interface| interface.name.as_str()).collect();
             let services: Vec<String> = supervisor
@@ -326,10 +353,10 @@ impl Watcher<'_> {
                 names.first().unwrap_or(&"IF")
             );
         }
-        for vip in self.missing_vips.difference(&missing) {
+        for vip in self.told.missing_vips.difference(&missing) {
             say!("VIP {vip} is there now");
         }
-        *self.missing_vips = missing;
+        self.told.missing_vips = missing;
         moved
     }
 }
