@@ -182,7 +182,8 @@ pub struct CommandCheck {
     pub command: Vec<String>,
 }
 
-/// A regular expression over bytes; its classes are those of ASCII.
+/// A regular expression over bytes: its classes are those of ASCII, and ^ and $ stand at the ends of
+/// a line, as with grep, so that "^OK$" is found in "OK\r\n".
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
@@ -191,6 +192,8 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Pattern, String> {
         let regex = RegexBuilder::new(text)
             .unicode(false)
+            .multi_line(true)
+            .crlf(true)
             .size_limit(PATTERN_SIZE_MAX)
             .dfa_size_limit(PATTERN_SIZE_MAX)
             .build();

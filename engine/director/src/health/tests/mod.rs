@@ -7,7 +7,7 @@ mod https;
 mod tcp;
 mod udp;
 
-use super::kinds::{CheckKind, HealthCheck, OnFailure, Target};
+use super::kinds::{CheckKind, HealthCheck, OnFailure, Pattern, Target};
 use dataplane::{Protocol, ServiceKey};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -47,5 +47,21 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_pattern_looks_at_lines() {
+    let matches = |pattern: &str, text: &[u8]| Pattern::new(pattern).unwrap().is_match(text);
+    for (pattern, text, expected) in [
+        ("^OK$", &b"OK"[..], true),
+        ("^OK$", b"OK\n", true),
+        ("^OK$", b"status\r\nOK\r\n", true),
+        ("^OK$", b"NOT OK\n", false),
+        (r"\AOK", b"status\nOK\n", false),
+        ("\u{fc}", "\u{fc}".as_bytes(), true),
+        (r"^\xfc$", b"\xfc", true),
+    ] {
+        assert_eq!(matches(pattern, text), expected, "{pattern} {text:?}");
     }
 }
