@@ -125,7 +125,11 @@ fn what_is_set_up_wrong_is_found_and_mended_as_it_says() {
         checked.problem("arp", sentence, "`shunt rs setup --vip 172.17.100.100`");
         checked.mend(SETUP);
     }
+    let switch = bare.topology.switch.name();
+    rs.ip(&format!("link add eth1.5 type veth peer port1 netns {switch}")).unwrap();
+    rs.ip("link set eth1.5 up").unwrap();
     for (setting, value, good) in [
+        ("eth1/5.arp_ignore", "3", "1"),
         ("eth0.arp_ignore", "3", "1"),
         ("eth0.arp_ignore", "8", "1"),
         ("eth0.arp_announce", "3", "2"),

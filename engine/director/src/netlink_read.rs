@@ -12,6 +12,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use nix::errno::Errno;
 use rtnetlink::{Handle, RouteMessageBuilder};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -106,18 +107,29 @@ pub async fn dump_neighbors(handle: &Handle) -> Result<Vec<NeighbourMessage>, St
     collect(handle.neighbours().get().execute()).await
 }
 
-async fn collect<T>(
+/// All answers of the kernel, or why there are none: one clause.
+pub async fn collect<T>(
     answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, String> {
     let gather = async {
         let mut answers = std::pin::pin!(answers);
         let mut all = Vec::new();
         while let Some(answer) = answers.next().await {
-            all.push(answer.map_err(|error| error.to_string())?);
+            all.push(answer.map_err(reason)?);
         }
         Ok(all)
     };
     timeout(ANSWER, gather).await.unwrap_or_else(|_| Err("the kernel does not answer".into()))
+}
+
+/// What the kernel says is wrong, without the number that Rust adds.
+fn reason(error: rtnetlink::Error) -> String {
+    match error {
+        rtnetlink::Error::NetlinkError(error) => {
+            Errno::from_raw(error.raw_code().saturating_neg()).desc().to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The state of a neighbor entry, as far as it matters here.

@@ -2,9 +2,10 @@
 
 use crate::addresses::holds;
 use crate::layer2::who_has::who_has;
+use crate::netlink_read::collect;
 use crate::rs::check::{Known, Listener, Surroundings, Way};
 use crate::rs::facts::{Facts, LinkFacts};
-use crate::rs::read::{self, collect};
+use crate::rs::read;
 use crate::rs_cli::{Listens, RsCheckArgs, VipTarget};
 use futures_util::StreamExt;
 use futures_util::future::join_all;

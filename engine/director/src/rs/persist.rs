@@ -78,7 +78,6 @@ fn unit(record: &Record) -> String {
         "# Written by `shunt rs setup --persist`; `shunt rs teardown` removes it.\n\
         [Unit]\n\
         Description=VIPs of direct routing on this real server\n\
-        Documentation=man:shunt-rs-setup(1)\n\
         # The interfaces are there, and who listens on a VIP starts later.\n\
         After=systemd-sysctl.service network.target\n\
         Before=network-online.target\n\

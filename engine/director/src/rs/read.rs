@@ -1,24 +1,19 @@
 //! Reads what this machine is like from the kernel, and what earlier setups have left from files.
 
 use crate::addresses;
+use crate::netlink_read::collect;
 use crate::rs::facts::{ALL, Conf, Facts, Held, LinkFacts, Readiness, conf_folder};
 use crate::rs::persist;
 use crate::rs::plan::Kept;
 use crate::rs::record::Record;
 use crate::rs::steps::{Content, read_content};
-use futures_util::{Stream, StreamExt};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use nix::errno::Errno;
 use rtnetlink::Handle;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::time::timeout;
 
-/// How long the kernel may take to answer. It answers at once, unless something is very wrong.
-const ANSWER: Duration = Duration::from_secs(2);
 /// Where records are kept until the next reboot.
 pub const RUN: &str = "/run/shunt";
 /// The number of CAP_NET_ADMIN (capabilities(7)).
@@ -51,31 +46,6 @@ pub async fn facts(handle: &Handle) -> Result<Facts, String> {
     }
     let all = conf(ALL)?.ok_or("cannot read /proc/sys/net/ipv4/conf/all: mount /proc")?;
     Ok(Facts { links, all })
-}
-
-/// All answers of the kernel, or why there are none.
-pub async fn collect<T>(
-    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>, String> {
-    let gather = async {
-        let mut answers = std::pin::pin!(answers);
-        let mut all = Vec::new();
-        while let Some(answer) = answers.next().await {
-            all.push(answer.map_err(reason)?);
-        }
-        Ok(all)
-    };
-    timeout(ANSWER, gather).await.unwrap_or_else(|_| Err("the kernel does not answer".into()))
-}
-
-/// What the kernel says is wrong, without the number that Rust adds.
-fn reason(error: rtnetlink::Error) -> String {
-    match error {
-        rtnetlink::Error::NetlinkError(error) => {
-            Errno::from_raw(error.raw_code().saturating_neg()).desc().to_owned()
-        }
-        other => other.to_string(),
-    }
 }
 
 fn link(message: &LinkMessage) -> LinkFacts {
