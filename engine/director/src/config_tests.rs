@@ -146,19 +146,6 @@ fn bad_values_are_named_with_their_place_and_the_next_step() {
         (server, "address = \"172.17.100.1\"\nweight = 65536", (9, 10), "from 0 to 65535"),
         (server, "address = \"172.17.100.1\"\nweight = -1", (9, 10), "from 0 to 65535"),
         (server, "address = \"172.17.100.1\"\nweight = \"1\"", (9, 10), "expected i64"),
-        (server, "address = \"172.17.100.1\"\nmac = \"rs1\"", (9, 7), "no MAC address"),
-        (
-            server,
-            "address = \"172.17.100.1\"\nmac = \"+2:00:00:00:00:01\"",
-            (9, 7),
-            "write \"02:00:5e:10:00:01\"",
-        ),
-        (
-            server,
-            "address = \"172.17.100.1\"\nmac = \"ff:ff:ff:ff:ff:ff\"",
-            (9, 7),
-            "not the MAC address of one machine",
-        ),
         (server, "address = \"2001:db8::1\"", (8, 11), "not of the same family"),
         (server, "address = \"172.17.100.100\"", (8, 11), "is the VIP itself"),
         (server, "address = \"172.17.100.1:81\"", (8, 11), "keeps the destination port"),
@@ -231,6 +218,23 @@ fn every_problem_is_found_and_they_come_in_the_order_of_the_file() {
     assert!(found[1].0 == 12 && found[1].1.contains("already in line 5"), "{found:?}");
     assert!(found[2].0 == 14 && found[2].1.contains("unknown scheduler"), "{found:?}");
     assert!(found[3].0 == 17 && found[3].1.contains("weight"), "{found:?}");
+}
+
+#[test]
+fn a_bad_mac_address_is_named_with_its_place_and_the_next_step() {
+    let server = "address = \"172.17.100.1\"";
+    for (mac, expected) in [
+        ("rs1", "is no MAC address: write \"02:00:5e:10:00:01\""),
+        ("+2:00:00:00:00:01", "is no MAC address"),
+        ("02:00:00:00:00:01:02", "is no MAC address"),
+        ("ff:ff:ff:ff:ff:ff", "not the MAC address of one machine"),
+        ("00:00:00:00:00:00", "not the MAC address of one machine"),
+    ] {
+        let problems = problems_with(server, &format!("{server}\nmac = \"{mac}\""));
+        let [problem] = &problems[..] else { panic!("{mac}: {problems:?}") };
+        assert_eq!((problem.line, problem.column), (9, 7), "{mac}");
+        assert!(problem.message.contains(expected), "{mac}: {}", problem.message);
+    }
 }
 
 #[test]

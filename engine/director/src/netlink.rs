@@ -12,6 +12,7 @@ use crate::netlink_read::{self, ANSWER, Connection, Task, kernel_state, read_nei
 use crate::service_name::ServiceName;
 use crate::supervisor::Supervisor;
 use crate::{say, warn};
+use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -216,15 +217,18 @@ impl Watcher<'_> {
             tell(&mut supervisor, changed).await;
             asks
         };
-        for ask in asks {
-            // An error is as good as no answer: the entry is asked for again later, and a
-            // listing shows its state. The likely ones are a link that is down, and an entry
-            // that went away between the decision to probe it and this request.
-            let _ = timeout(ANSWER, self.send(ask)).await;
+        let (probes, before): (Vec<Ask>, Vec<Ask>) =
+            asks.into_iter().partition(|ask| ask.kind == AskKind::Probe);
+        for asks in [before, probes] {
+            // All at once, which costs one wake-up and not one for each. An error is as good as
+            // no answer: the entry is asked for again later, and a listing shows its state. The
+            // likely ones are a link that is down, and an entry that went away between the
+            // decision to probe it and this request.
+            let _ = timeout(ANSWER, join_all(asks.into_iter().map(|ask| self.send(ask)))).await;
         }
     }
 
-    async fn send(&mut self, ask: Ask) -> Result<(), rtnetlink::Error> {
+    async fn send(&self, ask: Ask) -> Result<(), rtnetlink::Error> {
         let request = self.handle.neighbours().add(ask.link, ask.address).replace();
         match ask.kind {
             // NTF_USE makes the kernel resolve the entry as if it had a packet to send.
@@ -240,7 +244,7 @@ impl Watcher<'_> {
                 let entry = request.message_mut().clone();
                 let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(entry));
                 message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
-                let mut answers = self.handle.request(message)?;
+                let mut answers = self.handle.clone().request(message)?;
                 while let Some(answer) = answers.next().await {
                     if let NetlinkPayload::Error(error) = answer.payload {
                         return Err(rtnetlink::Error::NetlinkError(error));
