@@ -15,6 +15,8 @@ use crate::schedulers::PluginReport;
 use crate::service_name::ServiceName;
 use crate::services::ServiceEntry;
 use crate::supervisor::Supervisor;
+use crate::views::{self, ClaimView, VipView};
+use crate::vips::Held;
 use dataplane::{DropReason, Failure, ServerCounts, ServerState, WorkerCounts};
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::formatting::{
@@ -34,6 +36,7 @@ pub fn render(supervisor: &Supervisor) -> String {
     neighbors(&sheet, supervisor);
     workers(&sheet, supervisor);
     interfaces(&sheet, supervisor);
+    vips(&sheet, supervisor);
     queues(&sheet, supervisor);
     plugins(&sheet, supervisor);
     let mut text = sheet.recorder.handle().render();
@@ -227,6 +230,19 @@ fn worker_counts(sheet: &Sheet, labels: &[&str; 3], counts: &WorkerCounts) {
         let labels = [worker, interface, queue, reason.name()];
         let count = counts.dropped[reason as usize];
         sheet.count("shunt_worker_packets_dropped_total", &labels, count);
+    }
+}
+
+fn vips(sheet: &Sheet, supervisor: &Supervisor) {
+    for VipView { address, held, claims, .. } in views::vips(supervisor) {
+        let vip = address.to_string();
+        sheet.flag("shunt_vip_held", &[&vip], held != Held::Absent.name());
+        let announcements = supervisor.vips.announcements(address);
+        sheet.count("shunt_vip_announcements_total", &[&vip], announcements);
+        for ClaimView { mac, server } in claims {
+            let server = server.map(|server| server.to_string()).unwrap_or_default();
+            sheet.flag("shunt_vip_claimed", &[&vip, &mac, &server], true);
+        }
     }
 }
 

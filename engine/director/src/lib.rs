@@ -77,5 +77,7 @@ pub mod signatures;
 pub mod supervisor;
 pub mod tables;
 pub mod views;
+pub mod vip_care;
+pub mod vips;
 mod watched;
 pub mod worker_thread;

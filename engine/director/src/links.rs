@@ -52,6 +52,11 @@ impl Links {
         self.links.insert(index, link);
     }
 
+    /// All links, with their indices.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, &Link)> {
+        self.links.iter().map(|(&index, link)| (index, link))
+    }
+
     /// Whether a link is up and has a carrier; nothing if there is no such link.
     pub fn carrier(&self, index: u32) -> Option<bool> {
         self.links.get(&index).map(|link| link.carrier)
@@ -65,13 +70,6 @@ impl Links {
     /// Takes an address in.
     pub fn add_address(&mut self, index: u32, address: IpAddr) {
         self.addresses.insert((index, address));
-    }
-
-    /// Whether a served interface, or a VLAN device on top of one, has this address.
-    pub fn serve_address(&self, served: &[u32], address: IpAddr) -> bool {
-        self.addresses
-            .iter()
-            .any(|&(index, own)| own == address && self.below(served, index).is_some())
     }
 
     /// The position, among the served ones, of the interface that a link is, or is a VLAN device on
@@ -206,16 +204,5 @@ mod tests {
             let Reach::Impossible(reason) = reach else { panic!("{reach:?}") };
             assert!(reason.contains(expected), "{reason}");
         }
-    }
-
-    #[test]
-    fn a_vip_may_be_on_a_vlan_of_the_interface() {
-        let mut links = links();
-        let vip: IpAddr = [172, 17, 100, 100].into();
-        assert!(!links.serve_address(&[2], vip));
-        links.add_address(6, vip);
-        assert!(!links.serve_address(&[2], vip));
-        links.add_address(4, vip);
-        assert!(links.serve_address(&[2], vip));
     }
 }

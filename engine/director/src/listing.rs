@@ -107,6 +107,7 @@ fn service_remarks(service: &ServiceView) -> Vec<String> {
     if let Some(version) = service.scheduler.version {
         remarks.push(format!("version {version}, whichever is current"));
     }
+    remarks.extend(service.vip.clone());
     remarks.extend(stand_in(service));
     remarks.extend(service.quorum.as_ref().and_then(health::quorum_remark));
     remarks.extend(service.run_time.clone());
@@ -206,6 +207,7 @@ mod tests {
                 version: Some(0),
                 benched: false,
                 removed: false,
+                vip: None,
                 run_time: None,
                 quorum: None,
                 counts: CountsView {

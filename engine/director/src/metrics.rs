@@ -122,6 +122,10 @@ pub const METRICS: &[Metric] = &[
     counter("shunt_interface_packets_shed_total", Unit::Count, &["interface"], "Packets for a virtual service that the XDP program dropped because too many were waiting for the worker of their queue."),
     counter("shunt_interface_packets_passed_total", Unit::Count, &["interface", "kind"], "Packets that the XDP program left to the kernel, by kind."),
 
+    gauge("shunt_vip_held", Unit::Count, &["vip"], "1: the director has the VIP, by shunt's or by other hands; 0: it is absent, as on a backup."),
+    gauge("shunt_vip_claimed", Unit::Count, &["vip", "mac", "server"], "1 while another machine says that it has the VIP, with its MAC address and the real server that has that, if one has."),
+    counter("shunt_vip_announcements_total", Unit::Count, &["vip"], "Times that the director told the link where a VIP is: gratuitous ARP, unsolicited neighbor advertisements."),
+
     gauge("shunt_queue_zero_copy", Unit::Count, QUEUE, "1: the NIC reads and writes frames itself (zero-copy), as the kernel reports it; 0: the kernel copies."),
     gauge("shunt_queue_huge_pages", Unit::Count, QUEUE, "1: a queue's frames are on huge pages."),
     counter("shunt_queue_rx_dropped_total", Unit::Count, QUEUE, "XDP_STATISTICS rx_dropped: packets that the kernel dropped on their way to the socket."),

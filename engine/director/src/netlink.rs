@@ -9,7 +9,6 @@ use crate::from_vip::{self, FromVips};
 use crate::links::Links;
 use crate::neighbors::{Ask, AskKind, NeighborState};
 use crate::netlink_read::{self, ANSWER, Connection, Task, kernel_state, read_neighbor};
-use crate::service_name::ServiceName;
 use crate::supervisor::Supervisor;
 use crate::{say, warn};
 use futures_util::future::join_all;
@@ -20,7 +19,6 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use rtnetlink::{Handle, MulticastGroup};
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -58,7 +56,6 @@ pub struct Gone(pub String);
 /// What was said already.
 #[derive(Default)]
 struct Told {
-    missing_vips: BTreeSet<String>,
     from_vips: FromVips,
 }
 
@@ -270,7 +267,7 @@ impl Watcher<'_> {
         }
         let own = links.macs().collect();
         let mut moved = self.supervisor.lock().await.neighbors.set_own(own, clock::now());
-        moved |= self.place(&links, reaches).await;
+        moved |= self.place(reaches).await;
         let entries = netlink_read::dump_neighbors(&self.handle).await?;
         self.learn(entries.into_iter().map(|entry| (entry, true)).collect(), true).await;
         self.look_from_vips(&links).await;
@@ -316,11 +313,7 @@ impl Watcher<'_> {
         self.told.from_vips = found;
     }
 
-    async fn place(
-        &mut self,
-        links: &Links,
-        reaches: Vec<(IpAddr, crate::neighbors::Reach)>,
-    ) -> bool {
+    async fn place(&mut self, reaches: Vec<(IpAddr, crate::neighbors::Reach)>) -> bool {
         let mut supervisor = self.supervisor.lock().await;
         let mut moved = false;
         for (address, reach) in reaches {
@@ -334,39 +327,12 @@ impl Watcher<'_> {
                 }
             }
         }
-        let mut missing = BTreeSet::new();
-        for (_, service) in supervisor.services().services() {
-            if !service.removed && !links.serve_address(&self.served, service.key.address) {
-                missing.insert(service.key.address.to_string());
-            }
-        }
-        for vip in missing.difference(&self.told.missing_vips) {
-            let names: Vec<&str> =
-                supervisor.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-            let services: Vec<String> = supervisor
-                .services()
-                .services()
-                .filter(|(_, service)| service.key.address.to_string() == *vip)
-                .map(|(_, service)| ServiceName(service.key).to_string())
-                .collect();
-            let width = if vip.contains(':') { 128 } else { 32 };
-            warn!(
-                "VIP {vip} of {} is not on {}, so nobody sends packets for it here: `ip address add {vip}/{width} dev {}`",
-                services.join(", "),
-                names.join(", "),
-                names.first().unwrap_or(&"IF")
-            );
-        }
-        for vip in self.told.missing_vips.difference(&missing) {
-            say!("VIP {vip} is there now");
-        }
-        self.told.missing_vips = missing;
         moved
     }
 }
 
 /// Says what happened to neighbors, and tells the workers if it matters to them.
-async fn tell(supervisor: &mut Supervisor, changed: bool) {
+pub(crate) async fn tell(supervisor: &mut Supervisor, changed: bool) {
     for event in supervisor.neighbors.take_events() {
         if event.is_warning() {
             warn!("{event}");

@@ -15,6 +15,7 @@ use crate::plugins::{self, Plugins};
 use crate::seats::{ServedInterface, WorkerSeat};
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, Supervisor};
+use crate::vip_care::{self, VipError};
 use crate::worker_thread::WorkerThread;
 use crate::{api, netlink, netlink_read, say, warn};
 use dataplane::Seeds;
@@ -70,6 +71,9 @@ pub enum RunError {
     /// The workers do not start as told.
     #[error(transparent)]
     Change(#[from] ChangeError),
+    /// The VIPs cannot be had.
+    #[error(transparent)]
+    Vips(#[from] VipError),
     /// A socket cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -152,7 +156,15 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         end(&supervisor, threads, api_socket).await;
         return Err(error.into());
     }
+    let care = match vip_care::start(&supervisor).await {
+        Ok(care) => care,
+        Err(error) => {
+            end(&supervisor, threads, api_socket).await;
+            return Err(error.into());
+        }
+    };
     describe(&*supervisor.lock().await);
+    let caring = tokio::spawn(vip_care::watch(care));
 
     let ApiSocket { listener, guard } = api_socket;
     let api = axum::serve(listener, api::routes(supervisor.clone()));
@@ -172,6 +184,9 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     };
     watching.abort();
     checking.abort();
+    // What is removed now must not come back.
+    caring.abort();
+    let _ = caring.await;
     let began = Instant::now();
     finish(&supervisor, threads).await;
     drop(guard);
@@ -424,10 +439,12 @@ fn read_secrets_anew(access: Option<&Access>) {
     }
 }
 
-/// Gives the packets back to the kernel, then stops the workers.
+/// Removes the VIPs, gives the packets back to the kernel, then stops the workers.
 async fn finish(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>) {
     // The end of the process detaches too, should a change that hangs be in the way.
     if let Ok(mut supervisor) = timeout(END, supervisor.lock()).await {
+        // First, so that no packet meets a kernel that would answer it.
+        vip_care::end(&supervisor).await;
         supervisor.detach();
         threads.iter().for_each(WorkerThread::stop);
         supervisor.workers.iter().for_each(WorkerSeat::wake);

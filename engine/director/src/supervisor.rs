@@ -19,6 +19,7 @@ use crate::reload;
 use crate::schedulers::{Changes, Otherwise, Schedulers};
 use crate::seats::{ServedInterface, WorkerSeat};
 use crate::services::{Freed, Services, ServicesError};
+use crate::vips::Vips;
 use dataplane::{
     Instance, Load, ServerCounts, ServerIndex, ServiceIndex, ServiceTable, Settings, Update,
 };
@@ -94,6 +95,10 @@ pub struct Supervisor {
     pub neighbors_wanted: Arc<Notify>,
     /// How the real servers are.
     pub health: Health,
+    /// The VIPs on the director's own interfaces.
+    pub vips: Vips,
+    /// Told when the services may have other VIPs.
+    pub vips_wanted: Arc<Notify>,
     /// When the director started.
     pub started: Instant,
     /// Reloads of the config file: those that went well, and those that did not.
@@ -143,6 +148,7 @@ impl Supervisor {
         seed: u64,
     ) -> Supervisor {
         let schedulers = Schedulers::new(workers.len(), seed, config.plugins.instances);
+        let vips = Vips::new(&config);
         Supervisor {
             config,
             config_path,
@@ -151,6 +157,8 @@ impl Supervisor {
             neighbors: Neighbors::default(),
             neighbors_wanted: Arc::default(),
             health: Health::default(),
+            vips,
+            vips_wanted: Arc::default(),
             started: Instant::now(),
             reloads: (0, 0),
             events: Events::default(),
@@ -298,6 +306,8 @@ impl Supervisor {
         self.health.members.follow(&self.services, clock::now());
         self.health.accept(weights, &self.services);
         self.health.changed.notify_one();
+        self.vips.want(self.services.services().map(|(_, service)| service.key.address));
+        self.vips_wanted.notify_one();
         self.send_all(tables, changes, settings);
         let adopted = self.adopted().await;
         // The last words of what was replaced.

@@ -9,6 +9,7 @@ use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{ServerEntry, ServiceEntry};
 use crate::supervisor::Supervisor;
+use crate::vip_care;
 use dataplane::{ServerCounts, ServerIndex, ServerState};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -65,6 +66,9 @@ pub struct ServiceView {
     /// Whether enough of its real servers are up; nothing: nobody wants to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumView>,
+    /// What is wrong with its VIP, if anything.
+    #[serde(default)]
+    pub vip: Option<String>,
     /// What was counted.
     pub counts: CountsView,
     /// Its real servers.
@@ -126,6 +130,31 @@ pub struct StatusView {
     pub config: String,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
+    /// The VIPs.
+    #[serde(default)]
+    pub vips: Vec<VipView>,
+}
+
+/// A VIP on the director.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipView {
+    /// The VIP.
+    pub address: IpAddr,
+    /// The link where it is, or where it belongs.
+    pub interface: Option<String>,
+    /// By whose hands it is there: shunt or other; absent: it is not.
+    pub held: String,
+    /// Other machines that say that they have it.
+    pub claims: Vec<ClaimView>,
+}
+
+/// Another machine that says that it has a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimView {
+    /// Its MAC address.
+    pub mac: String,
+    /// The real server that has it, if it is one's.
+    pub server: Option<IpAddr>,
 }
 
 /// A served interface.
@@ -197,6 +226,7 @@ pub fn services(supervisor: &Supervisor) -> ServicesView {
                 removed: entry.removed,
                 run_time: service_mark(&supervisor.config, entry),
                 quorum: health::views::quorum(supervisor, entry),
+                vip: supervisor.vips.trouble(entry.key.address),
                 counts: supervisor.service_counts(index).into(),
                 servers,
             }
@@ -262,7 +292,25 @@ pub fn status(supervisor: &Supervisor) -> StatusView {
         uptime: supervisor.started.elapsed().as_secs(),
         config: supervisor.config_path.display().to_string(),
         interfaces: interfaces.collect(),
+        vips: vips(supervisor),
     }
+}
+
+/// The VIPs, and who else says that they have them.
+pub fn vips(supervisor: &Supervisor) -> Vec<VipView> {
+    let vips = &supervisor.vips;
+    let claims = |vip| {
+        let server = move |mac| vip_care::owner(&supervisor.neighbors, mac, vip);
+        vips.claims(vip).map(move |mac| ClaimView { mac: mac_text(mac), server: server(mac) })
+    };
+    vips.addresses()
+        .map(|vip| VipView {
+            address: vip,
+            interface: vips.interface(vip).map(str::to_owned),
+            held: vips.held(vip).name().to_owned(),
+            claims: claims(vip).collect(),
+        })
+        .collect()
 }
 
 fn in_file<'a>(config: &'a Config, service: &ServiceEntry) -> Option<&'a ServiceConfig> {

@@ -25,12 +25,11 @@ pub struct Ear {
 }
 
 impl Ear {
-    /// Listens on the link with this index, to ARP or to neighbor discovery: what is spoken of
-    /// addresses like this one. Needs CAP_NET_RAW.
-    pub fn open(link: u32, like: IpAddr) -> io::Result<Ear> {
-        let socket = match like {
-            IpAddr::V4(_) => PacketSocket::open(link, ARP, &arp_filter()),
-            IpAddr::V6(_) => PacketSocket::open(link, IPV6, &neighbor_filter()),
+    /// Listens on the link with this index: to ARP, or to neighbor discovery. Needs CAP_NET_RAW.
+    pub fn open(link: u32, v4: bool) -> io::Result<Ear> {
+        let socket = match v4 {
+            true => PacketSocket::open(link, ARP, &arp_filter()),
+            false => PacketSocket::open(link, IPV6, &neighbor_filter()),
         }?;
         Ok(Ear { socket: awaited(socket)? })
     }
@@ -71,7 +70,7 @@ pub async fn who_has(
     address: IpAddr,
     patience: Duration,
 ) -> io::Result<BTreeSet<[u8; 6]>> {
-    let ear = Ear::open(link, address)?;
+    let ear = Ear::open(link, address.is_ipv4())?;
     let probe = match address {
         IpAddr::V4(address) => arp_probe(own_mac, address),
         IpAddr::V6(address) => duplicate_solicitation(own_mac, address),

@@ -67,7 +67,11 @@ fn every_metric_is_in_the_table_and_every_line_of_the_table_is_exported() {
     let world = World::with(&health::checked(""));
     world.check(1, true);
     world.connect(0, 1);
+    world.claim_vip([2, 0, 0, 0, 0, 9]);
     let families = read(&world);
+    let claimed = [("vip", "172.17.100.100"), ("mac", "02:00:00:00:00:09"), ("server", "")];
+    assert_eq!(value(&families, "shunt_vip_claimed", &claimed), 1.0);
+    assert_eq!(value(&families, "shunt_vip_held", &[("vip", "172.17.100.100")]), 1.0);
     for (name, family) in &families {
         let metric = find(name).unwrap_or_else(|| panic!("{name} is not documented"));
         assert_eq!(family.help, metric.help, "{name}");

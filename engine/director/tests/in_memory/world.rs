@@ -2,6 +2,7 @@
 //! instead of a NIC, neighbors from a test instead of the kernel.
 
 use dataplane::{DropReason, Handle, Seeds, Worker};
+use director::addresses::OwnAddress;
 use director::config::Config;
 use director::health::members::Outcome;
 use director::listen::{self, SocketFile};
@@ -13,6 +14,7 @@ use director::seats::{ServedInterface, WorkerSeat};
 use director::service_name::ServiceName;
 use director::supervisor::Supervisor;
 use director::views::{FlowView, ServerView, ServiceView, ServicesView};
+use director::vips::{Ground, LinkSeen};
 use director::{api, client, clock};
 use frames::DIRECTOR_MAC;
 use hyper::Method;
@@ -189,6 +191,18 @@ impl World {
             supervisor.health.members.hear(outcome, clock::now());
             supervisor.weigh_anew().await.unwrap();
         });
+    }
+
+    /// The VIP is on the interface by other hands, and another machine says that it has it.
+    pub fn claim_vip(&self, mac: [u8; 6]) {
+        let vip: IpAddr = [172, 17, 100, 100].into();
+        let own = OwnAddress { link: LINK, address: vip, prefix: 32, by_shunt: false };
+        let (name, served) = ("eth0".to_owned(), Some(0));
+        let link = LinkSeen { index: LINK, name, mac: Some(DIRECTOR_MAC), served, up: true };
+        let ground = Ground { links: vec![link], addresses: vec![own] };
+        let vips = &mut self.supervisor().vips;
+        vips.look(&ground, |_| SERVICE.to_owned(), clock::now());
+        assert!(vips.claimed(LINK, vip, mac, clock::now()));
     }
 
     /// The file is changed and the director told.

@@ -1,0 +1,431 @@
+//! Does what [`crate::vips`] decides: looks at the machine's links and addresses, adds and removes
+//! VIPs, asks and tells the links who has them; and hears who else says so (ARP and neighbor
+//! discovery), which also tells [`crate::neighbors`] where a real server has moved.
+
+use crate::addresses;
+use crate::clock;
+use crate::layer2::frames::{
+    Claim, arp_probe, duplicate_solicitation, gratuitous_arp, solicitation,
+    unsolicited_advertisement,
+};
+use crate::layer2::who_has::{Ear, who_has};
+use crate::neighbors::{Neighbors, Reach};
+use crate::netlink;
+use crate::netlink_read;
+use crate::service_name::ServiceName;
+use crate::supervisor::Supervisor;
+use crate::vips::{self, Act, Ground, Held, LinkSeen};
+use crate::{say, warn};
+use futures_util::StreamExt;
+use rtnetlink::{Handle, MulticastGroup};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, timeout};
+
+/// How often it is looked for something to do.
+const TICK: Duration = Duration::from_millis(100);
+/// How long those who have a VIP get to say so before it is added: three questions in 300 ms, and
+/// 200 ms more.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// VIPs that are asked about at the same time.
+const ASKED_AT_ONCE: usize = 64;
+/// How long the removal of all VIPs may hold up the end.
+const END: Duration = Duration::from_millis(500);
+/// Rest before the kernel's sockets are opened again.
+const REOPEN: Duration = Duration::from_secs(1);
+/// Claims handled before the workers are told, at most.
+const AT_ONCE: usize = 1_000;
+/// What the kernel is told of the machine's links and addresses by.
+const GROUPS: &[MulticastGroup] =
+    &[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+
+type Shared = Arc<Mutex<Supervisor>>;
+/// An address, and who says that they have it: on which link.
+type Heard = (u32, Claim);
+type Answer = (IpAddr, io::Result<BTreeSet<[u8; 6]>>);
+
+/// Why the VIPs keep a director from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum VipError {
+    /// Other machines answer for some. One line for each VIP.
+    #[error("{}\nEnd that, or set duplicate_vip = \"take\" in the config", .0.join("\n"))]
+    Duplicate(Vec<String>),
+    /// The kernel cannot be asked.
+    #[error("cannot look after the VIPs: {0}")]
+    Kernel(String),
+}
+
+/// Ends a task when dropped.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An ear on a link, and the task that listens.
+struct Listening {
+    ear: Arc<Ear>,
+    task: Task,
+}
+
+/// Looks after the VIPs.
+pub struct VipCare {
+    supervisor: Shared,
+    wanted: Arc<Notify>,
+    handle: Handle,
+    /// Told when links or addresses change.
+    changed: Arc<Notify>,
+    /// Ends when that cannot be told any more.
+    notifications: Task,
+    _connections: [Task; 2],
+    ground: Ground,
+    /// By link, and whether it is for IPv4.
+    ears: HashMap<(u32, bool), Listening>,
+    heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
+    answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
+    asking: Arc<Semaphore>,
+}
+
+/// Finds out who else has the VIPs, and adds and announces those that nobody has. To be called
+/// when the packets for them would be forwarded.
+pub async fn start(supervisor: &Shared) -> Result<VipCare, VipError> {
+    let mut care = VipCare::open(supervisor.clone()).await.map_err(VipError::Kernel)?;
+    care.look().await.map_err(VipError::Kernel)?;
+    care.act().await.map_err(VipError::Kernel)?;
+    let mut duplicates = Vec::new();
+    while supervisor.lock().await.vips.asking() {
+        let Some((vip, answer)) = care.answers.1.recv().await else { break };
+        duplicates.extend(care.answered(vip, answer).await);
+    }
+    if !duplicates.is_empty() {
+        return Err(VipError::Duplicate(duplicates));
+    }
+    care.act().await.map_err(VipError::Kernel)?;
+    Ok(care)
+}
+
+/// Looks after the VIPs as long as it is let.
+pub async fn watch(mut care: VipCare) -> Infallible {
+    loop {
+        let Err(reason) = care.go_on().await;
+        warn!("the VIPs cannot be looked after ({reason}); trying again");
+        care = loop {
+            tokio::time::sleep(REOPEN).await;
+            if let Ok(care) = VipCare::open(care.supervisor.clone()).await {
+                break care;
+            }
+        };
+    }
+}
+
+/// Removes the VIPs that are shunt's. To be called while packets for them are still forwarded:
+/// afterwards the kernel would answer them, with a reset, as long as it has the VIP.
+pub async fn end(supervisor: &Supervisor) {
+    if timeout(END, remove_all(supervisor)).await.is_err() {
+        warn!("the kernel does not remove the VIPs in time: some stay");
+    }
+}
+
+async fn remove_all(supervisor: &Supervisor) {
+    let Ok((connection, handle, _)) = rtnetlink::new_connection() else { return };
+    let _asking = Task(tokio::spawn(connection));
+    let served: Vec<u32> = supervisor.interfaces.iter().map(|served| served.index).collect();
+    let Ok(ground) = read_ground(&handle, &served).await else { return };
+    for (vip, link) in supervisor.vips.own(&ground) {
+        if let Err(reason) = addresses::remove(&handle, link, vip).await {
+            warn!("cannot remove VIP {vip}: {reason}");
+        }
+    }
+}
+
+impl VipCare {
+    async fn open(supervisor: Shared) -> Result<VipCare, String> {
+        let opened = rtnetlink::new_multicast_connection(GROUPS);
+        let (connection, _, mut events) = opened.map_err(|error| error.to_string())?;
+        let listening = Task(tokio::spawn(connection));
+        let changed = Arc::new(Notify::new());
+        let tell = changed.clone();
+        let notifications = Task(tokio::spawn(async move {
+            // An overrun (ENOBUFS) is an event, too: whatever it is, everything is read anew.
+            while events.next().await.is_some() {
+                tell.notify_one();
+            }
+        }));
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|error| error.to_string())?;
+        let asking = Task(tokio::spawn(connection));
+        let wanted = supervisor.lock().await.vips_wanted.clone();
+        Ok(VipCare {
+            supervisor,
+            wanted,
+            handle,
+            changed,
+            notifications,
+            _connections: [listening, asking],
+            ground: Ground::default(),
+            ears: HashMap::new(),
+            heard: mpsc::channel(AT_ONCE),
+            answers: mpsc::unbounded_channel(),
+            asking: Arc::new(Semaphore::new(ASKED_AT_ONCE)),
+        })
+    }
+
+    async fn go_on(&mut self) -> Result<Infallible, String> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changed = true;
+        let mut looked = Instant::now();
+        loop {
+            tokio::select! {
+                () = self.changed.notified() => {
+                    changed = true;
+                    // A link that is up again soon is to be seen while it is down.
+                    if looked.elapsed() >= TICK {
+                        (looked, changed) = (Instant::now(), false);
+                        self.look().await?;
+                    }
+                }
+                () = self.wanted.notified() => changed = true,
+                Some(heard) = self.heard.1.recv() => {
+                    let mut burst = vec![heard];
+                    while burst.len() < AT_ONCE && let Ok(heard) = self.heard.1.try_recv() {
+                        burst.push(heard);
+                    }
+                    self.hear(burst).await;
+                }
+                Some((vip, answer)) = self.answers.1.recv() => {
+                    self.answered(vip, answer).await;
+                }
+                _ = tick.tick() => {
+                    if self.notifications.0.is_finished() {
+                        return Err("the kernel's notifications have ended".to_owned());
+                    }
+                    // Many changes that come together are looked at once.
+                    if std::mem::take(&mut changed) {
+                        looked = Instant::now();
+                        self.look().await?;
+                    }
+                    self.act().await?;
+                }
+            }
+        }
+    }
+
+    /// Reads what the machine has, and listens where VIPs and real servers are.
+    async fn look(&mut self) -> Result<(), String> {
+        let served: Vec<u32> = {
+            let supervisor = self.supervisor.lock().await;
+            supervisor.interfaces.iter().map(|served| served.index).collect()
+        };
+        self.ground = read_ground(&self.handle, &served).await?;
+        let places = self.tell_ground().await;
+        self.listen(&places);
+        Ok(())
+    }
+
+    /// Tells the supervisor what the machine has. Returns the links on which VIPs and real servers
+    /// are, each with whether IPv4 is spoken.
+    async fn tell_ground(&self) -> BTreeSet<(u32, bool)> {
+        let supervisor = &mut *self.supervisor.lock().await;
+        let names = |vip: IpAddr| {
+            let services = supervisor.services.services();
+            let names = services.filter(|(_, service)| service.key.address == vip);
+            let names: Vec<String> =
+                names.map(|(_, service)| ServiceName(service.key).to_string()).collect();
+            names.join(", ")
+        };
+        supervisor.vips.look(&self.ground, names, clock::now());
+        let mut places: BTreeSet<(u32, bool)> = BTreeSet::new();
+        for vip in supervisor.vips.addresses() {
+            places.extend(supervisor.vips.link(vip).map(|link| (link, vip.is_ipv4())));
+        }
+        for server in supervisor.neighbors.addresses() {
+            if let Some(Reach::OnLink { link, .. }) = supervisor.neighbors.reach(server) {
+                places.insert((*link, server.is_ipv4()));
+            }
+        }
+        places
+    }
+
+    fn listen(&mut self, places: &BTreeSet<(u32, bool)>) {
+        self.ears
+            .retain(|place, listening| places.contains(place) && !listening.task.0.is_finished());
+        for &(link, v4) in places {
+            if self.ears.contains_key(&(link, v4)) {
+                continue;
+            }
+            // A link that has just gone: there is nothing to hear on it.
+            let Ok(ear) = Ear::open(link, v4) else { continue };
+            let ear = Arc::new(ear);
+            let (listener, to) = (ear.clone(), self.heard.0.clone());
+            let listen = async move {
+                while let Ok(claim) = listener.hear().await {
+                    // If there is no room, others say the same and will say it again.
+                    let _ = to.try_send((link, claim));
+                }
+            };
+            self.ears.insert((link, v4), Listening { ear, task: Task(tokio::spawn(listen)) });
+        }
+    }
+
+    /// Does what is due. What is added is announced at once.
+    async fn act(&mut self) -> Result<(), String> {
+        loop {
+            let acts = self.supervisor.lock().await.vips.due(clock::now());
+            let mut changed = false;
+            for act in acts {
+                match act {
+                    Act::Say(sentence) => say!("{sentence}"),
+                    Act::Warn(sentence) => warn!("{sentence}"),
+                    Act::Ask(vip, link) => self.ask(vip, link),
+                    Act::Announce(vip, link) => self.announce(vip, link),
+                    Act::Probe(vip, link) => self.probe(vip, link).await,
+                    Act::Add(vip, link) => {
+                        let result = addresses::add(&self.handle, link, vip).await;
+                        changed |= result.is_ok();
+                        self.supervisor.lock().await.vips.added(vip, result, clock::now());
+                    }
+                    Act::Remove(vip, link) => {
+                        // It may have gone by itself, or with its link.
+                        let _ = addresses::remove(&self.handle, link, vip).await;
+                    }
+                }
+            }
+            if !changed {
+                return Ok(());
+            }
+            self.look().await?;
+        }
+    }
+
+    fn mac(&self, link: u32) -> Option<[u8; 6]> {
+        self.ground.link(link)?.mac
+    }
+
+    fn ask(&self, vip: IpAddr, link: u32) {
+        let (to, asking) = (self.answers.0.clone(), self.asking.clone());
+        let mac = self.mac(link);
+        tokio::spawn(async move {
+            let _turn = asking.acquire().await;
+            let answer = match mac {
+                Some(mac) => who_has(link, mac, vip, PATIENCE).await,
+                None => Ok(BTreeSet::new()),
+            };
+            let _ = to.send((vip, answer));
+        });
+    }
+
+    /// Returns a sentence if the VIP is left to others.
+    async fn answered(&self, vip: IpAddr, answer: io::Result<BTreeSet<[u8; 6]>>) -> Option<String> {
+        let macs = answer.unwrap_or_else(|error| {
+            // On a link that is down nobody has it, for this director.
+            if error.kind() != io::ErrorKind::NetworkDown {
+                warn!("cannot ask who else has VIP {vip}: {error}");
+            }
+            BTreeSet::new()
+        });
+        let supervisor = &mut *self.supervisor.lock().await;
+        let own = self.ground.macs();
+        let by: BTreeMap<_, _> = macs
+            .difference(&own)
+            .map(|&mac| (mac, owner(&supervisor.neighbors, mac, vip)))
+            .collect();
+        let left = supervisor.vips.answered(vip, &by, clock::now());
+        left.then(|| vips::duplicate(vip, &by))
+    }
+
+    fn announce(&self, vip: IpAddr, link: u32) {
+        let Some(mac) = self.mac(link) else { return };
+        let frame = match vip {
+            IpAddr::V4(vip) => gratuitous_arp(mac, vip),
+            IpAddr::V6(vip) => unsolicited_advertisement(mac, vip),
+        };
+        self.tell(vip, link, &frame);
+    }
+
+    async fn probe(&self, vip: IpAddr, link: u32) {
+        let Some(mac) = self.mac(link) else { return };
+        let frame = match vip {
+            IpAddr::V4(vip) => arp_probe(mac, vip),
+            IpAddr::V6(vip) => match self.source(link).await {
+                Some(source) => solicitation(mac, source, vip),
+                None => duplicate_solicitation(mac, vip),
+            },
+        };
+        self.tell(vip, link, &frame);
+    }
+
+    /// An address of the link's own that is no VIP: an answer to it tells nobody else anything.
+    async fn source(&self, link: u32) -> Option<Ipv6Addr> {
+        let vips: BTreeSet<IpAddr> = self.supervisor.lock().await.vips.addresses().collect();
+        let own = self.ground.addresses.iter().filter(|own| own.link == link);
+        let own = own.filter(|own| !own.by_shunt && !vips.contains(&own.address));
+        own.filter_map(|own| match own.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        })
+        .max_by_key(Ipv6Addr::is_unicast_link_local)
+    }
+
+    fn tell(&self, vip: IpAddr, link: u32, frame: &[u8]) {
+        if let Some(listening) = self.ears.get(&(link, vip.is_ipv4())) {
+            // A link that is down: it is told again when it is up.
+            let _ = listening.ear.say(frame);
+        }
+    }
+
+    async fn hear(&self, burst: Vec<Heard>) {
+        let own = self.ground.macs();
+        let supervisor = &mut *self.supervisor.lock().await;
+        let now = clock::now();
+        let mut moved = false;
+        for (link, Claim { address, mac }) in burst {
+            if own.contains(&mac) {
+                continue;
+            }
+            moved |= supervisor.neighbors.heard(link, address, mac, now);
+            if supervisor.vips.claimed(link, address, mac, now) {
+                let server = owner(&supervisor.neighbors, mac, address);
+                warn!("{}", vips::claim(address, mac, server));
+            }
+        }
+        netlink::tell(supervisor, moved).await;
+    }
+}
+
+/// The real server that a MAC address belongs to; by its address of the VIP's family, if it has
+/// several.
+pub fn owner(neighbors: &Neighbors, mac: [u8; 6], vip: IpAddr) -> Option<IpAddr> {
+    let its = || neighbors.addresses().filter(|&address| neighbors.mac(address) == Some(mac));
+    its().find(|address| address.is_ipv4() == vip.is_ipv4()).or_else(|| its().next())
+}
+
+/// The machine's links and addresses. `served` holds the indices of the served interfaces.
+pub async fn read_ground(handle: &Handle, served: &[u32]) -> Result<Ground, String> {
+    // First: whoever has lost an address to a link that went down is then seen to have no link.
+    let addresses = addresses::list(handle).await?;
+    let known = netlink_read::read_links(handle).await?;
+    let seen = known.all().map(|(index, link)| LinkSeen {
+        index,
+        name: link.name.clone(),
+        mac: link.mac,
+        served: known.served_by(served, index),
+        up: link.carrier,
+    });
+    let links = seen.collect();
+    Ok(Ground { links, addresses })
+}
+
+/// Whether a VIP is on the director, whoever put it there.
+pub fn is_held(supervisor: &Supervisor, vip: IpAddr) -> bool {
+    supervisor.vips.held(vip) != Held::Absent
+}

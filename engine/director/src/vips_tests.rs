@@ -1,0 +1,357 @@
+use super::*;
+
+const LINK: u32 = 2;
+const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const RS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+fn vip() -> IpAddr {
+    [172, 17, 100, 100].into()
+}
+
+fn vip6() -> IpAddr {
+    "fd00::100".parse().unwrap()
+}
+
+/// eth0 (2) is served, and eth0.5 (3) on it; eth1 (4) is not.
+fn ground() -> Ground {
+    let link = |index, name: &str, served| LinkSeen {
+        index,
+        name: name.into(),
+        mac: Some([2, 0, 0, 0, 1, index as u8]),
+        served,
+        up: true,
+    };
+    let links = vec![link(2, "eth0", Some(0)), link(3, "eth0.5", Some(0)), link(4, "eth1", None)];
+    Ground { links, addresses: vec![own(2, "172.17.100.3", 24), own(2, "fd00::3", 64)] }
+}
+
+fn own(link: u32, address: &str, prefix: u8) -> OwnAddress {
+    OwnAddress { link, address: address.parse().unwrap(), prefix, by_shunt: false }
+}
+
+impl Ground {
+    fn with(&self, vip: IpAddr, by_shunt: bool) -> Ground {
+        let mut ground = self.clone();
+        let prefix = if vip.is_ipv4() { 32 } else { 128 };
+        ground.addresses.push(OwnAddress { link: LINK, address: vip, prefix, by_shunt });
+        ground
+    }
+
+    fn down(&self) -> Ground {
+        let mut ground = self.clone();
+        ground.links[0].up = false;
+        ground
+    }
+}
+
+/// A director that manages its VIPs, or does not.
+fn vips(manage: bool, take: bool, wanted: &[IpAddr]) -> Vips {
+    let mut vips = Vips { manage, take, ..Vips::default() };
+    vips.want(wanted.iter().copied());
+    vips
+}
+
+impl Vips {
+    fn see(&mut self, ground: &Ground, now: Millis) -> Vec<Act> {
+        self.look(ground, |vip| format!("tcp:{vip}:80"), now);
+        self.due(now)
+    }
+
+    /// Seen, asked, added: with the VIP on eth0 since 0.
+    fn started() -> Vips {
+        let mut vips = vips(true, false, &[vip()]);
+        assert_eq!(vips.see(&ground(), 0), [Act::Ask(vip(), LINK)]);
+        assert!(vips.asking());
+        assert!(!vips.answered(vip(), &BTreeMap::new(), 0));
+        assert_eq!(vips.due(0), [Act::Add(vip(), LINK)]);
+        vips.added(vip(), Ok(()), 0);
+        vips
+    }
+}
+
+fn announcements(vips: &mut Vips, from: Millis, to: Millis) -> Vec<Millis> {
+    (from..=to)
+        .step_by(100)
+        .filter(|&now| vips.due(now).iter().any(|act| matches!(act, Act::Announce(..))))
+        .collect()
+}
+
+#[test]
+fn a_vip_is_asked_for_added_and_announced() {
+    let mut vips = Vips::started();
+    let there = ground().with(vip(), true);
+    assert_eq!(vips.held(vip()), Held::Absent);
+    assert_eq!(vips.see(&there, 0), [Act::Probe(vip(), LINK), Act::Announce(vip(), LINK)]);
+    assert_eq!((vips.held(vip()), vips.interface(vip())), (Held::Shunt, Some("eth0")));
+    let at = announcements(&mut vips, 100, 130_000);
+    assert_eq!(at, [1_000, 2_000, 3_000, 4_000, 64_000, 124_000]);
+    assert_eq!(vips.announcements(vip()), 7);
+    assert_eq!(vips.own(&there), [(vip(), LINK)]);
+}
+
+#[test]
+fn it_is_asked_every_five_seconds_who_else_has_it() {
+    let mut vips = Vips::started();
+    vips.see(&ground().with(vip(), true), 0);
+    let probe = Act::Probe(vip(), LINK);
+    let at: Vec<Millis> =
+        (100..=15_000).step_by(100).filter(|&now| vips.due(now).contains(&probe)).collect();
+    assert_eq!(at, [5_000, 10_000, 15_000]);
+}
+
+#[test]
+fn a_kernel_that_keeps_no_mark_has_shunts_vip_all_the_same() {
+    let mut vips = Vips::started();
+    let there = ground().with(vip(), false);
+    vips.see(&there, 0);
+    assert_eq!(vips.held(vip()), Held::Shunt);
+    assert_eq!(vips.own(&there), [(vip(), LINK)]);
+}
+
+#[test]
+fn what_other_hands_put_there_is_left_to_them_for_ever() {
+    let mut vips = vips(true, false, &[vip()]);
+    let there = ground().with(vip(), false);
+    let said =
+        Act::Say(format!("VIP {} is on eth0 by other hands: shunt leaves it to them", vip()));
+    assert_eq!(vips.see(&there, 0), [said.clone(), Act::Probe(vip(), LINK)]);
+    assert!(announcements(&mut vips, 0, 100_000).is_empty());
+    assert_eq!(vips.own(&there), []);
+    // keepalived makes another director the master, and this one again.
+    let [Act::Warn(warning)] = &vips.see(&ground(), 100_000)[..] else { panic!() };
+    let expected = format!("VIP {0} of tcp:{0}:80 is not on eth0, so nobody sends", vip());
+    assert!(warning.starts_with(&expected), "{warning}");
+    assert_eq!(vips.held(vip()), Held::Absent);
+    for now in (100_000..200_000).step_by(1_000) {
+        assert_eq!(vips.see(&ground(), now), []);
+    }
+    assert_eq!(vips.see(&there, 200_000), [said, Act::Probe(vip(), LINK)]);
+}
+
+#[test]
+fn without_managing_it_waits() {
+    let mut vips = vips(false, false, &[vip()]);
+    let [Act::Say(said)] = &vips.see(&ground(), 0)[..] else { panic!() };
+    assert!(said.contains("shunt waits for it"), "{said}");
+    assert!(!vips.asking(), "nobody waits for an answer");
+    // A mark means nothing to one who does not manage.
+    let there = ground().with(vip(), true);
+    let acts = vips.see(&there, 1_000);
+    let now_there = Act::Say(format!("VIP {} is there now, on eth0", vip()));
+    assert_eq!(acts, [now_there, Act::Probe(vip(), LINK)]);
+    assert_eq!(vips.held(vip()), Held::Other);
+    assert_eq!(vips.own(&there), []);
+}
+
+#[test]
+fn a_vip_that_another_machine_has_is_left_to_it_until_it_is_free() {
+    let mut vips = vips(true, false, &[vip()]);
+    vips.see(&ground(), 0);
+    let by = BTreeMap::from([(RS, Some([172, 17, 100, 1].into()))]);
+    assert!(vips.answered(vip(), &by, 0));
+    let [Act::Warn(warning)] = &vips.due(0)[..] else { panic!() };
+    for part in ["real server 172.17.100.1 (02:00:00:00:00:01) answers ARP for VIP", "rs setup"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert_eq!(vips.due(4_900), []);
+    assert_eq!(vips.due(5_000), [Act::Ask(vip(), LINK)]);
+    assert!(vips.answered(vip(), &by, 5_500));
+    assert_eq!(vips.due(5_500), [], "it is said once");
+    assert_eq!(vips.due(10_500), [Act::Ask(vip(), LINK)]);
+    assert!(!vips.answered(vip(), &BTreeMap::new(), 11_000));
+    let free = Act::Say(format!("nobody else has VIP {} any more", vip()));
+    assert_eq!(vips.due(11_000), [free, Act::Add(vip(), LINK)]);
+}
+
+#[test]
+fn a_vip_may_be_taken_all_the_same() {
+    let mut vips = vips(true, true, &[vip()]);
+    vips.see(&ground(), 0);
+    assert!(!vips.answered(vip(), &BTreeMap::from([(OTHER, None)]), 0));
+    let [Act::Warn(warning), Act::Add(..)] = &vips.due(0)[..] else { panic!() };
+    assert!(warning.contains("02:00:00:00:00:09, which is no real server's,"), "{warning}");
+}
+
+#[test]
+fn what_a_killed_director_left_is_shunts_own() {
+    let mut vips = vips(true, false, &[vip()]);
+    let there = ground().with(vip(), true).with([172, 17, 100, 101].into(), true);
+    let acts = vips.see(&there, 0);
+    // The other one is no service's any more. Nothing is announced before it was asked.
+    let stale = Act::Remove([172, 17, 100, 101].into(), LINK);
+    assert_eq!(acts, [stale, Act::Ask(vip(), LINK), Act::Probe(vip(), LINK)]);
+    assert_eq!(vips.held(vip()), Held::Shunt);
+    vips.answered(vip(), &BTreeMap::new(), 500);
+    assert_eq!(vips.due(500), [Act::Announce(vip(), LINK)]);
+}
+
+#[test]
+fn a_vip_that_somebody_deletes_comes_back() {
+    let mut vips = Vips::started();
+    let there = ground().with(vip(), true);
+    vips.see(&there, 0);
+    announcements(&mut vips, 100, 9_000);
+    let acts = vips.see(&ground(), 9_100);
+    let gone = format!("VIP {} is gone from eth0, and not by shunt: it is added again", vip());
+    assert_eq!(acts, [Act::Warn(gone), Act::Add(vip(), LINK)]);
+    vips.added(vip(), Ok(()), 9_100);
+    let acts = vips.see(&there, 9_100);
+    assert!(acts.contains(&Act::Announce(vip(), LINK)), "{acts:?}");
+    // Whoever goes on deleting it is answered once a second.
+    let acts = vips.see(&ground(), 9_200);
+    assert!(matches!(acts[..], [Act::Warn(_)]), "{acts:?}");
+    assert_eq!(vips.see(&ground(), 10_000), []);
+    assert_eq!(vips.see(&ground(), 10_100), [Act::Add(vip(), LINK)]);
+}
+
+#[test]
+fn an_ipv6_vip_comes_back_with_its_link() {
+    let mut vips = vips(true, false, &[vip6()]);
+    vips.see(&ground(), 0);
+    vips.answered(vip6(), &BTreeMap::new(), 0);
+    vips.due(0);
+    vips.added(vip6(), Ok(()), 0);
+    vips.see(&ground().with(vip6(), true), 0);
+    assert_eq!(vips.see(&ground().down(), 20_000), [], "nobody deleted it");
+    assert_eq!(vips.see(&ground(), 30_000), [Act::Add(vip6(), LINK)]);
+}
+
+#[test]
+fn a_vip_is_announced_anew_when_its_link_is_up_again() {
+    let mut vips = Vips::started();
+    let there = ground().with(vip(), true);
+    vips.see(&there, 0);
+    announcements(&mut vips, 100, 9_000);
+    assert_eq!(vips.see(&there.down(), 9_100), []);
+    assert!(announcements(&mut vips, 9_100, 69_100).is_empty(), "nobody would hear it");
+    assert!(vips.see(&there, 70_000).contains(&Act::Announce(vip(), LINK)));
+    assert_eq!(announcements(&mut vips, 70_100, 75_000), [71_000, 72_000, 73_000, 74_000]);
+}
+
+#[test]
+fn a_claim_is_news_once_is_answered_and_ends() {
+    let mut vips = Vips::started();
+    vips.see(&ground().with(vip(), true), 0);
+    announcements(&mut vips, 100, 9_000);
+    assert!(vips.claimed(LINK, vip(), RS, 10_000));
+    assert!(!vips.claimed(LINK, vip(), RS, 10_100));
+    assert!(!vips.claimed(3, vip(), OTHER, 10_100), "on another link it is another's");
+    assert!(!vips.claimed(LINK, [172, 17, 100, 1].into(), RS, 10_100));
+    assert_eq!(vips.claims(vip()).collect::<Vec<_>>(), [RS]);
+    assert!(vips.due(10_100).contains(&Act::Announce(vip(), LINK)));
+    // At most once a second, however often it is claimed.
+    let mut at = Vec::new();
+    for now in (10_200..15_000).step_by(100) {
+        vips.claimed(LINK, vip(), RS, now);
+        if vips.due(now).contains(&Act::Announce(vip(), LINK)) {
+            at.push(now);
+        }
+    }
+    assert_eq!(at, [11_100, 12_100, 13_100, 14_100]);
+    announcements(&mut vips, 15_000, 29_800);
+    assert_eq!(vips.claims(vip()).count(), 1);
+    let ended = format!("02:00:00:00:00:01 no longer claims VIP {}", vip());
+    assert_eq!(vips.due(29_900)[0], Act::Say(ended));
+    assert_eq!(vips.claims(vip()).count(), 0);
+    assert!(vips.claimed(LINK, vip(), RS, 40_000), "the next time is news again");
+}
+
+#[test]
+fn claims_while_another_director_has_the_vip_are_right() {
+    let mut vips = vips(false, false, &[vip()]);
+    vips.see(&ground(), 0);
+    assert!(!vips.claimed(LINK, vip(), OTHER, 0));
+    assert_eq!(vips.claims(vip()).count(), 0);
+}
+
+#[test]
+fn claims_of_one_vip_are_bounded() {
+    let mut vips = Vips::started();
+    vips.see(&ground().with(vip(), true), 0);
+    let news = (0..200).filter(|&last| vips.claimed(LINK, vip(), [2, 0, 0, 0, 1, last], 100));
+    assert_eq!(news.count(), CLAIMS_MAX);
+}
+
+#[test]
+fn many_vips_are_announced_one_hundred_a_second() {
+    let all: Vec<IpAddr> = (0..250).map(|last| [10, 0, 0, last].into()).collect();
+    let mut vips = vips(true, false, &all);
+    let mut there = ground();
+    for &vip in &all {
+        there = there.with(vip, true);
+    }
+    vips.look(&there, |_| String::new(), 0);
+    for &vip in &all {
+        vips.answered(vip, &BTreeMap::new(), 0);
+    }
+    let count = |acts: Vec<Act>| acts.iter().filter(|act| matches!(act, Act::Announce(..))).count();
+    let mut announced = Vec::new();
+    for now in (0..10_000).step_by(100) {
+        announced.push(count(vips.due(now)));
+        let second = announced.iter().rev().take(10).sum::<usize>();
+        assert!(second <= 100, "{second} within a second at {now}");
+    }
+    assert!(all.iter().all(|&vip| vips.announcements(vip) > 0));
+}
+
+#[test]
+fn services_come_and_go_with_their_vips() {
+    let other: IpAddr = [172, 17, 100, 101].into();
+    let mut vips = Vips::started();
+    let there = ground().with(vip(), true);
+    vips.see(&there, 0);
+    vips.want([vip(), other]);
+    assert_eq!(vips.see(&there, 100), [Act::Ask(other, LINK)]);
+    vips.answered(other, &BTreeMap::new(), 600);
+    assert_eq!(vips.due(600), [Act::Add(other, LINK)]);
+    vips.added(other, Ok(()), 600);
+    let there = there.with(other, true);
+    vips.see(&there, 600);
+
+    vips.want([other]);
+    assert_eq!(vips.due(700)[0], Act::Remove(vip(), LINK));
+    vips.want([]);
+    vips.want([other]);
+    // It came back before it was removed.
+    let acts = vips.see(&there, 800);
+    assert!(!acts.iter().any(|act| matches!(act, Act::Remove(..) | Act::Ask(..))), "{acts:?}");
+    assert_eq!(vips.held(other), Held::Shunt);
+    vips.want([]);
+    assert_eq!(vips.own(&there), [(other, LINK)], "the end removes what is about to be");
+}
+
+#[test]
+fn what_cannot_be_added_is_said_once_and_tried_again() {
+    let mut vips = vips(true, false, &[vip()]);
+    vips.see(&ground(), 0);
+    vips.answered(vip(), &BTreeMap::new(), 0);
+    let add = Act::Add(vip(), LINK);
+    assert_eq!(vips.due(0), std::slice::from_ref(&add));
+    vips.added(vip(), Err("Operation not permitted".into()), 0);
+    let why = format!("cannot add VIP {} to eth0: Operation not permitted; trying again", vip());
+    assert_eq!(vips.due(500), [Act::Warn(why)]);
+    assert_eq!(vips.due(1_000), std::slice::from_ref(&add));
+    vips.added(vip(), Err("Operation not permitted".into()), 1_000);
+    assert_eq!(vips.due(2_000), [add]);
+}
+
+#[test]
+fn a_vip_belongs_where_its_network_is() {
+    let mut ground = ground();
+    ground.addresses.extend([own(3, "10.5.0.3", 16), own(4, "10.6.0.3", 16)]);
+    for (vip, link) in [
+        ("172.17.100.100", 2),
+        ("10.5.7.7", 3),
+        // Of a network that is not served, or of none.
+        ("10.6.0.100", 2),
+        ("192.0.2.1", 2),
+        ("fd00::100", 2),
+    ] {
+        let mut vips = vips(true, false, &[vip.parse().unwrap()]);
+        assert_eq!(vips.see(&ground, 0), [Act::Ask(vip.parse().unwrap(), link)]);
+    }
+    // An address that is a VIP itself makes no network.
+    let vip: IpAddr = "10.5.7.7".parse().unwrap();
+    let mut vips = vips(true, false, &[vip, "10.5.0.3".parse().unwrap()]);
+    assert!(vips.see(&ground, 0).contains(&Act::Ask(vip, 2)));
+}
