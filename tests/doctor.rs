@@ -5,6 +5,7 @@ mod common;
 
 use aya::Ebpf;
 use aya::programs::{Xdp, XdpMode};
+use common::diagnosis::{Diagnosis, remedy};
 use common::{HTTP, PATIENCE, Site, http_rr, service, shunt};
 use director::doctor::{Area, State};
 use lab::{
@@ -12,83 +13,11 @@ use lab::{
     director_mac, mac_text, real_server_address, real_server_mac, router_mac, vip, wait_until,
 };
 use nix::net::if_::if_nametoindex;
-use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use xsk::InterfaceOptions;
 
 const V4: &[Family] = &[Family::V4];
-
-/// What the doctor printed as JSON.
-#[derive(Debug, Deserialize)]
-struct Diagnosis {
-    state: State,
-    findings: Vec<Found>,
-    #[serde(skip)]
-    code: i32,
-}
-
-#[derive(Debug, Deserialize)]
-struct Found {
-    area: Area,
-    subject: String,
-    state: State,
-    sentence: String,
-    remedy: Option<String>,
-}
-
-impl Diagnosis {
-    /// Runs `shunt doctor` on the director with this config file.
-    fn of(topology: &Topology, config: &Path) -> Diagnosis {
-        let mut command = topology.director.command(shunt());
-        Diagnosis::by(command.args(["doctor", "--json", "--config"]).arg(config))
-    }
-
-    fn by(command: &mut std::process::Command) -> Diagnosis {
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(complaint.is_empty(), "{complaint}");
-        let mut diagnosis: Diagnosis =
-            serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
-        diagnosis.code = output.status.code().unwrap();
-        assert_eq!(diagnosis.code, diagnosis.state as i32, "{diagnosis:#?}");
-        diagnosis
-    }
-
-    /// The finding whose sentence has this part.
-    fn find(&self, area: Area, part: &str) -> Option<&Found> {
-        self.findings.iter().find(|found| found.area == area && found.sentence.contains(part))
-    }
-
-    /// Checks that there is a problem with this part, and returns it.
-    fn problem(&self, area: Area, subject: &str, part: &str) -> &Found {
-        let found = self.find(area, part).unwrap_or_else(|| panic!("no {part:?} in {self:#?}"));
-        assert_eq!((found.state, found.subject.as_str()), (State::Problem, subject), "{found:#?}");
-        found
-    }
-
-    fn assert_no_problems(&self) {
-        let problems: Vec<&Found> =
-            self.findings.iter().filter(|found| found.state == State::Problem).collect();
-        assert!(problems.is_empty(), "{problems:#?}");
-    }
-
-    /// Checks that the site is well. What the machine is like that this runs on is not the site's.
-    fn assert_well(&self) {
-        self.assert_no_problems();
-        let machine = [Area::Machine, Area::Memory, Area::Cores];
-        let warnings: Vec<&Found> = self
-            .findings
-            .iter()
-            .filter(|found| found.state == State::Warning && !machine.contains(&found.area))
-            .collect();
-        assert!(warnings.is_empty(), "{warnings:#?}");
-    }
-}
-
-fn remedy(found: &Found) -> &str {
-    found.remedy.as_deref().unwrap_or_else(|| panic!("no remedy: {found:#?}"))
-}
 
 /// Copy mode is what a veth has, so that it is no reason to warn.
 fn config(services: Vec<VirtualService>) -> Config {
@@ -338,7 +267,7 @@ fn what_a_start_would_refuse_is_found_before() {
 }
 
 #[test]
-fn an_xdp_program_in_the_way_is_found_with_its_holder() {
+fn an_xdp_program_or_a_socket_in_the_way_is_found() {
     let site = site("doctor-xdp");
     let file = written(&site.topology, &config(vec![http_rr(2)]));
     let mut programs =
@@ -358,6 +287,14 @@ fn an_xdp_program_in_the_way_is_found_with_its_holder() {
     drop(programs);
     wait_until_well(&site, &file, Area::Interface, "(sink) of ");
     Diagnosis::of(&site.topology, &file).assert_well();
+
+    // A socket without a program takes its queue as well.
+    let open = || xsk::open(&InterfaceOptions::new(NIC));
+    let sockets = site.topology.director.run(open).unwrap().unwrap();
+    let taken = "queue 0 has an AF_XDP socket of another program";
+    Diagnosis::of(&site.topology, &file).problem(Area::Queues, NIC, taken);
+    drop(sockets);
+    wait_until_well(&site, &file, Area::Queues, taken);
 }
 
 #[test]
@@ -394,6 +331,45 @@ fn settings_that_hurt_are_found() {
     assert_eq!(martians.state, State::Warning, "{martians:#?}");
     let forward = found.find(Area::Network, "it does no harm").unwrap();
     assert_eq!(forward.state, State::Ok, "{forward:#?}");
+}
+
+/// Rules of a firewall, which packets of virtual services do not pass.
+#[test]
+#[cfg(feature = "ci")]
+fn rules_of_a_firewall_are_found() {
+    let site = site("doctor-rules");
+    let director = &site.topology.director;
+    let file = written(&site.topology, &config(vec![http_rr(2)]));
+    Diagnosis::of(&site.topology, &file).assert_well();
+    director.exec("nft add table inet filter").unwrap();
+    director.exec("nft add chain inet filter in").unwrap();
+    for port in [22, 80] {
+        director.exec(&format!("nft add rule inet filter in tcp dport {port} accept")).unwrap();
+    }
+    let found = Diagnosis::of(&site.topology, &file);
+    let rules = found.find(Area::Network, "nftables has 2 rules (table filter)").unwrap();
+    assert_eq!(rules.state, State::Warning, "{rules:#?}");
+}
+
+/// The director's own word on its real servers.
+#[test]
+fn what_the_directors_checks_say_is_told() {
+    let site = site("doctor-health");
+    let check =
+        "quorum = 2\n[virtual_service.health_check]\nkind = \"tcp\"\ninterval = 0.5\nfall = 1";
+    let director = site.start(&config(vec![http_rr(2).with(check)]));
+    let file = director.config();
+    let said = |area, part: &'static str| {
+        let says = || Diagnosis::of(&site.topology, file).find(area, part).is_some();
+        wait_until(PATIENCE, part, says).unwrap();
+    };
+    said(Area::Servers, "2 of 2 real servers are up");
+    Diagnosis::of(&site.topology, file).assert_well();
+    site.topology.switch.ip("link set rs2 down").unwrap();
+    said(Area::Servers, "1 of 2 real servers are up and it needs 2");
+    let diagnosis = Diagnosis::of(&site.topology, file);
+    let server = real_server_address(2, Family::V4).to_string();
+    diagnosis.problem(Area::Servers, &server, "has it down: ");
 }
 
 /// Without capabilities, as any user but root runs it.

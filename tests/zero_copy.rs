@@ -5,16 +5,20 @@
 
 mod common;
 
+use common::diagnosis::remedy;
 use common::guest_site::{GuestSite, Offered, PATIENCE};
+use director::doctor::{Area, State};
 use guest::{Kernel, Machine, Nic};
 
 #[test]
 fn one_queue() {
     let mut site = GuestSite::boot(Machine::new(Kernel::Cloud618).nic(Nic::virtio()));
+    the_doctor_says(&mut site, "auto", State::Ok, "its driver, virtio_net, can do zero-copy");
     let shunt = site.start("mode = \"auto\"");
     let mut offered = Offered::default();
     site.exchange_flows(&mut offered);
     site.check_counts("zero-copy", &offered);
+    the_doctor_says(&mut site, "auto", State::Ok, "its queues are in zero-copy mode (virtio_net)");
     site.lose_and_find_the_link(&shunt, &mut offered);
     site.check_counts("zero-copy", &offered);
     site.stop(&shunt);
@@ -49,6 +53,9 @@ fn a_device_with_queues_to_spare() {
     // One core, one queue in use: attached, the driver would use the second as well.
     let nic = Nic::Virtio { queues: 2, iommu_platform: true };
     let mut site = GuestSite::boot(Machine::new(Kernel::Cloud618).cores(1).nic(nic));
+    let diagnosis = site.doctor("mode = \"zero-copy\"");
+    let spare = diagnosis.problem(Area::Queues, "eth0", "it has 1 of 2 queues in use");
+    assert_eq!(remedy(spare), "ethtool -L eth0 combined 2");
     let refused = site.begin("mode = \"zero-copy\"");
     let status = site.guest.wait(&refused, PATIENCE).unwrap();
     let output = site.guest.output(&refused).unwrap();
@@ -72,6 +79,8 @@ fn a_kernel_without_zero_copy() {
 
 fn without_zero_copy(machine: Machine, reason: &str) {
     let mut site = GuestSite::boot(machine);
+    the_doctor_says(&mut site, "zero-copy", State::Problem, "the config wants nothing else");
+    the_doctor_says(&mut site, "auto", State::Warning, "every packet will be copied");
     let refused = site.begin("mode = \"zero-copy\"");
     let status = site.guest.wait(&refused, PATIENCE).unwrap();
     let output = site.guest.output(&refused).unwrap();
@@ -89,4 +98,11 @@ fn without_zero_copy(machine: Machine, reason: &str) {
     site.exchange_flows(&mut offered);
     site.check_counts("copy", &offered);
     site.stop(&shunt);
+}
+
+/// Checks what `shunt doctor` finds of the interface, with this mode in the config.
+fn the_doctor_says(site: &mut GuestSite, mode: &str, state: State, part: &str) {
+    let diagnosis = site.doctor(&format!("mode = \"{mode}\""));
+    let found = diagnosis.find(Area::Interface, part);
+    assert_eq!(found.map(|found| found.state), Some(state), "{diagnosis:#?}");
 }

@@ -1,6 +1,7 @@
 //! A director in a guest, and this machine as the network around it: it answers for the real
 //! servers, sends what clients send, and looks at what comes back.
 
+use super::diagnosis::Diagnosis;
 use super::metrics::Metrics;
 use super::{HTTP, http_rr, shunt};
 use director::views::ServicesView;
@@ -71,11 +72,23 @@ impl GuestSite {
         GuestSite { guest, _lock: lock }
     }
 
-    /// Starts `shunt run` and does not wait. `interface` are further keys of the interface.
-    pub fn begin(&mut self, interface: &str) -> Background {
+    /// What `shunt doctor` says of a config with these further keys of the interface. Nobody answers
+    /// for the real servers meanwhile.
+    pub fn doctor(&mut self, interface: &str) -> Diagnosis {
+        self.configure(interface);
+        let said = format!("/bin/shunt doctor --json --config {CONFIG}; true");
+        Diagnosis::read(&self.guest.run(&said).unwrap())
+    }
+
+    fn configure(&mut self, interface: &str) {
         let services = vec![http_rr(SERVERS)];
         let config = Config { interface: interface.into(), services, ..Config::default() };
         self.guest.write(CONFIG, &config.text(Path::new(API))).unwrap();
+    }
+
+    /// Starts `shunt run` and does not wait. `interface` are further keys of the interface.
+    pub fn begin(&mut self, interface: &str) -> Background {
+        self.configure(interface);
         self.guest.start("shunt", &format!("/bin/shunt run --config {CONFIG}")).unwrap()
     }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // each test file uses some of it
 
 pub mod bare;
+pub mod diagnosis;
 pub mod guest_site;
 pub mod in_process;
 pub mod kernel_counts;

@@ -240,6 +240,8 @@ async fn network(
     for facts in site::vip_facts(site, around, &served, &homes, &claims, &answers, running) {
         findings.extend(vip::findings(&facts));
     }
+    let views = running.services().map(|view| view.services.as_slice()).unwrap_or_default();
+    findings.extend(views.iter().filter(|view| !view.removed).filter_map(servers::quorum));
     for facts in site::server_facts(site, around, &served, &answers) {
         findings.extend(servers::findings(&facts));
     }

@@ -158,67 +158,83 @@ fn native(facts: &InterfaceFacts, survey: &Survey, nic: &NicFacts) -> Finding {
     }
 }
 
-/// What mode its queues have or will get.
-fn mode(facts: &InterfaceFacts, survey: &Survey, nic: &NicFacts) -> Finding {
-    let name = facts.name.as_str();
-    let driver = survey.driver.as_str();
+/// What stands in the way of zero-copy, if anything.
+fn obstacle(driver: &str, nic: &NicFacts) -> Option<String> {
     let can = match &nic.xdp {
         Ok(xdp) => xdp.zero_copy(),
         Err(_) => ZERO_COPY_DRIVERS.contains(&driver),
     };
+    if !can {
+        return Some(format!("its driver, {driver}, cannot do zero-copy"));
+    }
+    // The driver says that it can, and refuses each queue.
+    let lacks = nic.access_platform == Some(false);
+    lacks.then(|| {
+        format!(
+            "its device lacks VIRTIO_F_ACCESS_PLATFORM (QEMU's iommu_platform=on), without which \
+             {driver} cannot do zero-copy"
+        )
+    })
+}
+
+/// What mode its queues have or will get.
+fn mode(facts: &InterfaceFacts, survey: &Survey, nic: &NicFacts) -> Finding {
+    let name = facts.name.as_str();
+    let driver = survey.driver.as_str();
+    let obstacle = obstacle(driver, nic);
     let queues = facts.view.iter().flat_map(|view| &view.queues);
     let modes: Vec<&str> = queues.filter_map(|queue| queue.mode.as_deref()).collect();
     if !modes.is_empty() {
-        return mode_now(name, driver, facts.mode, can, &modes);
+        return mode_now(name, driver, facts.mode, obstacle, &modes);
     }
-    match (facts.mode, can) {
+    match (facts.mode, obstacle) {
         (Mode::Copy, _) => {
             let sentence = "its queues will be in copy mode, as configured";
             Finding::ok(Area::Interface, name, sentence)
         }
-        (_, true) => {
+        (_, None) => {
             let sentence =
                 format!("its driver, {driver}, can do zero-copy, which will be asked for");
             Finding::ok(Area::Interface, name, sentence)
         }
-        (Mode::Auto, false) => {
-            let sentence =
-                format!("its driver, {driver}, cannot do zero-copy: every packet will be copied");
-            Finding::warning(Area::Interface, name, sentence)
-                .mended_by(format!("a NIC of {}, or mode = \"copy\" if that will do", drivers()))
+        (Mode::Auto, Some(obstacle)) => {
+            let sentence = format!("{obstacle}: every packet will be copied");
+            Finding::warning(Area::Interface, name, sentence).mended_by(better())
         }
-        (Mode::ZeroCopy, false) => {
-            let sentence = format!(
-                "its driver, {driver}, cannot do zero-copy, and the config wants nothing else: a \
-                 start is refused"
-            );
+        (Mode::ZeroCopy, Some(obstacle)) => {
+            let sentence =
+                format!("{obstacle}, and the config wants nothing else: a start is refused");
             Finding::problem(Area::Interface, name, sentence)
                 .mended_by("set mode = \"auto\" in [[interface]] of the config")
         }
     }
 }
 
-fn drivers() -> String {
-    ZERO_COPY_DRIVERS[..6].join(", ")
+fn better() -> String {
+    let drivers = ZERO_COPY_DRIVERS[..6].join(", ");
+    format!("a NIC of {drivers} and others, or mode = \"copy\" if that will do")
 }
 
-fn mode_now(name: &str, driver: &str, wanted: Mode, can: bool, modes: &[&str]) -> Finding {
+fn mode_now(
+    name: &str,
+    driver: &str,
+    wanted: Mode,
+    obstacle: Option<String>,
+    modes: &[&str],
+) -> Finding {
     if modes.iter().all(|&mode| mode == xsk::Mode::ZeroCopy.name()) {
-        let sentence = format!("all {} queues are in zero-copy mode ({driver})", modes.len());
+        let sentence = format!("its queues are in zero-copy mode ({driver})");
         return Finding::ok(Area::Interface, name, sentence);
     }
     if wanted == Mode::Copy {
         let sentence = "its queues are in copy mode, as configured";
         return Finding::ok(Area::Interface, name, sentence);
     }
-    let (because, remedy) = match can {
-        true => (
+    let (because, remedy) = match obstacle {
+        Some(obstacle) => (format!("as {obstacle}"), better()),
+        None => (
             format!("though its driver, {driver}, can do zero-copy"),
             "look in the log of the start why it was refused".to_owned(),
-        ),
-        false => (
-            format!("as its driver, {driver}, cannot do zero-copy"),
-            format!("a NIC of {}, or mode = \"copy\" if that will do", drivers()),
         ),
     };
     let sentence = format!("its queues are in copy mode, {because}: every packet is copied");

@@ -27,7 +27,7 @@ fn nic() -> NicFacts {
         taken: Ok(vec![]),
         numa: Some(0),
         interrupts: Ok(vec![]),
-        device: true,
+        access_platform: None,
     }
 }
 
@@ -118,6 +118,15 @@ fn the_mode_that_it_will_get_follows_from_driver_and_config() {
     assert_eq!(of(Mode::Auto, cannot.clone()), State::Warning);
     assert_eq!(of(Mode::Copy, cannot.clone()), State::Ok);
     assert_eq!(of(Mode::ZeroCopy, cannot), State::Problem);
+    let of_virtio = |wanted, access_platform| {
+        let nic = NicFacts { access_platform, ..nic() };
+        mode(&InterfaceFacts { mode: wanted, ..facts() }, &survey(), &nic)
+    };
+    assert_eq!(of_virtio(Mode::ZeroCopy, Some(true)).state, State::Ok);
+    let lacks = of_virtio(Mode::ZeroCopy, Some(false));
+    assert_eq!(lacks.state, State::Problem);
+    assert!(lacks.sentence.contains("iommu_platform=on"), "{lacks:?}");
+    assert_eq!(of_virtio(Mode::Auto, Some(false)).state, State::Warning);
     // An old kernel does not say; the driver is a known one.
     assert_eq!(of(Mode::ZeroCopy, Err("no".into())), State::Ok);
 }

@@ -37,6 +37,8 @@ const QUEUE_INDEX: u16 = 2;
 const QUEUE_TYPE: u16 = 3;
 const QUEUE_XSK: u16 = 7;
 const TYPE_RX: u32 = 0;
+/// VIRTIO_F_ACCESS_PLATFORM of linux/virtio_config.h.
+const ACCESS_PLATFORM: usize = 33;
 
 /// NETDEV_XDP_ACT_* of linux/netdev.h: what a driver can do with XDP, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,15 +116,19 @@ pub struct NicFacts {
     pub taken: Read<Vec<u32>>,
     /// Its interrupts; none where it has no device of its own.
     pub interrupts: Read<Vec<Interrupt>>,
-    /// Whether it is backed by a device, in contrast to a veth or a bridge.
-    pub device: bool,
+    /// Whether a virtio device takes addresses of the platform (VIRTIO_F_ACCESS_PLATFORM, QEMU's
+    /// iommu_platform=on), without which it cannot do zero-copy; nothing for others.
+    pub access_platform: Option<bool>,
 }
 
 impl NicFacts {
     /// Looks at the interface of this name and index.
     pub fn read(name: &str, index: u32) -> NicFacts {
         let folder = sysfs(name, index).map(|folder| folder.join("device"));
-        let device = folder.as_ref().is_ok_and(|folder| folder.exists());
+        let features = folder
+            .as_ref()
+            .ok()
+            .and_then(|folder| read_line(&folder.join("features").display().to_string()).ok());
         let numa = folder.as_ref().ok().and_then(|folder| {
             let value = read_line(&folder.join("numa_node").display().to_string()).ok()?;
             value.parse().ok()
@@ -135,9 +141,14 @@ impl NicFacts {
             taken: read_taken(index),
             numa,
             interrupts: folder.and_then(|folder| read_interrupts(&folder)),
-            device,
+            access_platform: features.map(|bits| has_access_platform(&bits)),
         }
     }
+}
+
+/// The features of a virtio device, from the first bit to the last, a character each.
+fn has_access_platform(features: &str) -> bool {
+    features.as_bytes().get(ACCESS_PLATFORM) == Some(&b'1')
 }
 
 /// The interface's folder, if sysfs shows this very network namespace.
@@ -283,10 +294,18 @@ mod tests {
     }
 
     #[test]
+    fn a_virtio_device_says_whose_addresses_it_takes() {
+        let mut features = "1".repeat(33);
+        assert!(!has_access_platform(&features) && !has_access_platform(&format!("{features}0")));
+        features.push('1');
+        assert!(has_access_platform(&features) && !has_access_platform("1"));
+    }
+
+    #[test]
     fn the_loopback_interface_is_no_device_and_can_be_read() {
         let index = nix::net::if_::if_nametoindex("lo").unwrap();
         let facts = NicFacts::read("lo", index);
-        assert!(!facts.device);
+        assert_eq!((facts.access_platform, facts.numa), (None, None));
         assert!(facts.features.unwrap().is_on("rx-lro") || !facts.xdp.unwrap().zero_copy());
     }
 }

@@ -55,9 +55,9 @@ fn spare(facts: &QueueFacts) -> Option<Finding> {
         return None;
     }
     let sentence = format!(
-        "its driver has {} queues to spare and puts them to use for the XDP program, where packets \
-         would reach no worker: a start is refused",
-        facts.most - facts.in_use
+        "it has {} of {} queues in use, and its driver takes more for the XDP program, where \
+         packets would reach no worker: a start is refused",
+        facts.in_use, facts.most
     );
     let finding = Finding::problem(Area::Queues, &facts.interface, sentence);
     Some(finding.mended_by(format!("ethtool -L {} combined {}", facts.interface, facts.most)))

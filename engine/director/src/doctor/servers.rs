@@ -2,6 +2,7 @@
 
 use super::finding::{Area, Finding, Read, list};
 use crate::service_name::ServiceName;
+use crate::views::{QuorumView, ServiceView};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -73,6 +74,23 @@ pub fn findings(facts: &ServerFacts) -> Vec<Finding> {
         findings.extend(health(serving, &subject));
     }
     findings
+}
+
+/// Whether enough real servers of a virtual service are up, where its config has a quorum or a sorry
+/// server, or its servers are checked.
+pub fn quorum(service: &ServiceView) -> Option<Finding> {
+    let name = service.service.to_string();
+    let QuorumView { up, servers, quorum, lost, sorry, .. } = service.quorum.as_ref()?;
+    if !lost {
+        let sentence = format!("{up} of {servers} real servers are up, of which it needs {quorum}");
+        return Some(Finding::ok(Area::Servers, &name, sentence));
+    }
+    let then = match sorry {
+        true => "its sorry server takes the new flows",
+        false => "those that are left take its new flows, if any are",
+    };
+    let sentence = format!("{up} of {servers} real servers are up and it needs {quorum}: {then}");
+    Some(Finding::problem(Area::Servers, &name, sentence).mended_by("mend its real servers, below"))
 }
 
 fn way(way: &Way, subject: &str) -> Finding {
@@ -293,6 +311,29 @@ mod tests {
         );
         assert_eq!(with(Some(Err(Asked::Unable("no".into())))).state, State::Warning);
         assert_eq!(with(None).state, State::Ok);
+    }
+
+    #[test]
+    fn a_lost_quorum_is_a_problem() {
+        let view = |quorum: &str| -> ServiceView {
+            let text = format!(
+                r#"{{"service": "tcp:172.17.100.100:80", "scheduler": "rr", "benched": false,
+                    "removed": false, "run_time": null, "quorum": {quorum}, "servers": [],
+                    "counts": {{"connections": 0, "packets": 0, "bytes": 0, "active": 0,
+                                "inactive": 0}}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        assert_eq!(quorum(&view("null")), None);
+        let with = |lost: bool, sorry: bool| {
+            let text = format!(
+                r#"{{"up": 1, "servers": 3, "quorum": 2, "lost": {lost}, "sorry": {sorry}}}"#
+            );
+            quorum(&view(&text)).unwrap()
+        };
+        assert_eq!(with(false, false).state, State::Ok);
+        assert_eq!(with(true, false).state, State::Problem);
+        assert!(with(true, true).sentence.contains("sorry server takes the new flows"));
     }
 
     #[test]
