@@ -60,7 +60,14 @@ fn the_demo_shows_what_it_claims_and_leaves_nothing() {
     let text = String::from_utf8(stdout).unwrap();
     assert!(status.success(), "{text}\n{}", String::from_utf8_lossy(&stderr));
     assert!(took < PROMISED, "{took:?}");
-    for claim in ["alternate without exception", "shares are 3:1", "lc levelled", ": 0 failed"] {
+    for claim in [
+        "alternate without exception",
+        "shares are 3:1",
+        "lc levelled",
+        ": 0 failed",
+        "all by rs1",
+        "It is back",
+    ] {
         assert!(text.contains(claim), "{claim} is missing in\n{text}");
     }
     assert!(!text.contains('\x1b'), "no colour where there is no terminal");

@@ -10,7 +10,9 @@ mod scenes;
 mod traffic;
 
 use clap::Args;
-use lab::{Config, Director, Family, HttpServer, Plan, Symlink, Topology, VirtualService};
+use lab::{
+    Config, Director, Family, HttpServer, OwnFiles, Plan, Symlink, Topology, VirtualService,
+};
 use narrator::Narrator;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +24,15 @@ use traffic::Traffic;
 const PORT: u16 = 80;
 /// Real servers.
 const REAL_SERVERS: u8 = 2;
+
+/// A health check that proves direct routing, quick enough to be watched.
+const HEALTH_CHECK: &str = "[virtual_service.health_check]
+kind = \"dr\"
+interval = 0.5
+timeout = 0.5
+rise = 2
+fall = 2
+";
 
 /// Where the API of a held demo is found, besides its own socket.
 pub const HELD_API: &str = "/run/shunt-demo.sock";
@@ -76,7 +87,24 @@ struct Stage {
     // Before the topology, so that it is the last to go.
     _servers: Vec<HttpServer>,
     topology: Topology,
+    real_servers: RealServers,
     service: VirtualService,
+}
+
+/// The real servers as machines on which commands are typed.
+struct RealServers {
+    program: PathBuf,
+    /// Of each: what `rs setup` remembers is its own.
+    files: Vec<OwnFiles>,
+}
+
+impl RealServers {
+    /// Runs `shunt` with these words on one of them, and returns what it prints.
+    fn shunt(&self, topology: &Topology, number: u8, words: &str) -> Result<String, DemoError> {
+        let files = &self.files[usize::from(number) - 1];
+        let mut command = files.command(topology.real_server(number), &self.program);
+        Ok(lab::run(command.args(words.split_whitespace()))?)
+    }
 }
 
 fn perform(args: &DemoArgs, say: &Narrator) -> Result<(), DemoError> {
@@ -94,6 +122,7 @@ fn perform(args: &DemoArgs, say: &Narrator) -> Result<(), DemoError> {
     scenes::weighted(&stage, &mut traffic, say)?;
     scenes::least_connection(&stage, &mut traffic, say)?;
     scenes::nothing_lost(&traffic, say)?;
+    scenes::lost_vip(&stage, &mut traffic, say)?;
     scenes::listing(&stage, say)?;
     scenes::metrics(&stage, say)?;
     let seconds = begun.elapsed().as_secs_f32();
@@ -115,13 +144,24 @@ fn perform(args: &DemoArgs, say: &Narrator) -> Result<(), DemoError> {
 fn build(own_file: PathBuf, say: &Narrator) -> Result<Stage, DemoError> {
     say.step("Build the network");
     let begun = Instant::now();
-    let topology = Plan::new("").real_servers(REAL_SERVERS).build()?;
+    let topology = Plan::new("").real_servers(REAL_SERVERS).bare().build()?;
     say.picture(&topology);
     say.done(&format!(
         "{} namespaces, wired up in {:.1} s. Nothing outside them is touched.",
         topology.real_servers.len() + 4,
         begun.elapsed().as_secs_f32()
     ));
+
+    say.step("Make the real servers ready: the VIP on lo, and silence about it in ARP");
+    let files = (1..=REAL_SERVERS)
+        .map(|number| OwnFiles::create(&format!("{}-own", name(number))))
+        .collect::<Result<_, _>>()?;
+    let real_servers = RealServers { program: own_file.clone(), files };
+    let setup = format!("rs setup --vip {}", lab::vip(Family::V4));
+    for number in 1..=REAL_SERVERS {
+        say.command_on(&name(number), &format!("shunt {setup}"));
+        say.quote(&real_servers.shunt(&topology, number, &setup)?);
+    }
 
     say.step("Start a small HTTP server on each real server, and shunt on the director");
     let servers = (1..=REAL_SERVERS)
@@ -130,13 +170,14 @@ fn build(own_file: PathBuf, say: &Narrator) -> Result<Stage, DemoError> {
             HttpServer::start(topology.real_server(number), &name(number), anywhere)
         })
         .collect::<Result<_, _>>()?;
-    let real_servers =
+    let members =
         (1..=REAL_SERVERS).map(|number| (lab::real_server_address(number, Family::V4), 1));
     let address = SocketAddr::new(lab::vip(Family::V4), PORT);
-    let service = VirtualService::new("tcp", address, "rr", real_servers.collect());
+    let mut service = VirtualService::new("tcp", address, "rr", members.collect());
+    service.more = HEALTH_CHECK.to_owned();
     let begun = Instant::now();
     let director = Director::start(&topology, &own_file, &Config::of(vec![service.clone()]))?;
-    let stage = Stage { director, _servers: servers, topology, service };
+    let stage = Stage { director, _servers: servers, topology, real_servers, service };
     scenes::ready(&stage, begun, say)?;
     Ok(stage)
 }

@@ -61,6 +61,15 @@ impl Narrator {
         self.print(&format!("   {} {}", self.paint("2", "$"), self.paint("1", line)));
     }
 
+    /// A command, as one would type it on this machine.
+    pub(super) fn command_on(&self, machine: &str, line: &str) {
+        self.print(&format!(
+            "   {} {}",
+            self.paint("2", &format!("{machine}$")),
+            self.paint("1", line)
+        ));
+    }
+
     /// What a command or an endpoint answered.
     pub(super) fn quote(&self, text: &str) {
         self.line(text.trim_end());

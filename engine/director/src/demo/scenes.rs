@@ -147,6 +147,54 @@ pub(super) fn nothing_lost(traffic: &Traffic, say: &Narrator) -> Result<(), Demo
     Ok(())
 }
 
+/// A real server that does not serve the VIP any more gets no new flows, until it does again.
+pub(super) fn lost_vip(
+    stage: &Stage,
+    traffic: &mut Traffic,
+    say: &Narrator,
+) -> Result<(), DemoError> {
+    let vip = lab::vip(Family::V4);
+    say.step(&format!("{} loses the VIP, and a health check that asks for it notices", name(2)));
+    change_vip(stage, say, "rs teardown", "down")?;
+    for _ in 0..PRINTED {
+        traffic.request();
+    }
+    let answers = traffic.last(PRINTED);
+    if !traffic.failures().is_empty() || answers.iter().any(|by| *by != name(1)) {
+        return Err(broken("new flows went to a real server without the VIP", traffic));
+    }
+    say.done(&format!("The next {PRINTED} requests were answered, all by {}.", name(1)));
+    change_vip(stage, say, &format!("rs setup --vip {vip}"), "up")?;
+    // By those who hold connections, too: they were with rs2 all the time.
+    traffic.go_on(traffic.held());
+    if !traffic.failures().is_empty() {
+        return Err(broken("a connection did not survive", traffic));
+    }
+    say.done(&format!("It is back, and so are all {} connections held open.", traffic.held()));
+    Ok(())
+}
+
+/// Runs a command on the second real server, and waits until its health is as expected.
+fn change_vip(stage: &Stage, say: &Narrator, words: &str, wanted: &str) -> Result<(), DemoError> {
+    say.command_on(&name(2), &format!("shunt {words}"));
+    say.quote(&stage.real_servers.shunt(&stage.topology, 2, words)?);
+    let begun = Instant::now();
+    let address = lab::real_server_address(2, Family::V4);
+    let noticed = || {
+        let Ok(list) = stage.director.shunt("list --json") else { return false };
+        let Ok(view) = serde_json::from_str::<ServicesView>(&list) else { return false };
+        let mut servers = view.services.iter().flat_map(|service| &service.servers);
+        let health = servers.find(|server| server.address == address).map(|rs| &rs.health);
+        health.and_then(Option::as_ref).is_some_and(|health| health.state == wanted)
+    };
+    let until = format!("{} is {wanted}", name(2));
+    stage.director.process().wait_until(READY_PATIENCE, &until, noticed)?;
+    say.line(&format!("{until} {:.1} s later.", begun.elapsed().as_secs_f32()));
+    say.command("shunt list");
+    say.quote(&stage.director.shunt("list")?);
+    Ok(())
+}
+
 /// What an operator would look at.
 pub(super) fn listing(stage: &Stage, say: &Narrator) -> Result<(), DemoError> {
     say.step("What shunt says");

@@ -9,7 +9,7 @@
 use crate::addresses::{self, OwnAddress};
 use crate::health::dr_packet::{Answer, Ends, Question, Reply, Way, ether_type, filter};
 use crate::layer2;
-use crate::neighbors::Reach;
+use crate::neighbors::{NeighborState, Reach};
 use crate::netlink_read::Connection;
 use crate::supervisor::Supervisor;
 use dataplane::{Probe, ServerIndex, ServerState, ServiceKey};
@@ -21,11 +21,13 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use xsk::PacketSocket;
 
 /// A SYN that gets lost, as any packet may, is sent again after this part of the patience.
 const TRIES: u32 = 2;
+/// How often it is looked whether a new real server's MAC address is known by now.
+const FOUND_CHECK: Duration = Duration::from_millis(20);
 /// Headers are all that is read of a frame: Ethernet, two tags, IPv6, TCP with options.
 const HEADERS: usize = 128;
 
@@ -36,7 +38,7 @@ pub enum DrError {
     #[error("{0} is refused: the service does not listen on the VIP")]
     Refused(SocketAddr),
     /// Nothing came back.
-    #[error("no answer for {0}: is the VIP on it, and the service up? `shunt rs check` there says")]
+    #[error("no answer for {0}; `shunt rs check` there says why")]
     Silent(SocketAddr),
     /// Packets cannot be sent or heard.
     #[error("cannot ask for {vip}: {cause}")]
@@ -168,7 +170,7 @@ impl Dr {
         patience: Duration,
     ) -> Result<(), DrError> {
         let vip = SocketAddr::new(service.address, service.port);
-        let place = place(&*supervisor.lock().await, service, server).map_err(DrError::Unable)?;
+        let place = found(supervisor, service, server, patience).await.map_err(DrError::Unable)?;
         let source = match place.source {
             Some(source) => source,
             None => beside_the_vip(server, &place).await.map_err(DrError::Unable)?,
@@ -238,6 +240,30 @@ async fn listen(socket: AsyncFd<PacketSocket>, waiting: Waiting) -> io::Result<(
     let ended = result.await;
     lock(&waiting).clear();
     ended
+}
+
+/// A real server that is new is asked as soon as its MAC address is known: that it is not known yet
+/// says nothing against it.
+async fn found(
+    supervisor: &Mutex<Supervisor>,
+    service: ServiceKey,
+    server: IpAddr,
+    patience: Duration,
+) -> Result<Place, String> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let place = {
+            let supervisor = supervisor.lock().await;
+            let unresolved = supervisor.neighbors.state(server) == NeighborState::Unresolved;
+            let is_late = !unresolved || Instant::now() >= deadline;
+            place(&supervisor, service, server).map_err(|why| is_late.then_some(why))
+        };
+        match place {
+            Ok(place) => return Ok(place),
+            Err(Some(why)) => return Err(why),
+            Err(None) => sleep(FOUND_CHECK).await,
+        }
+    }
 }
 
 fn place(supervisor: &Supervisor, service: ServiceKey, server: IpAddr) -> Result<Place, String> {
