@@ -60,10 +60,10 @@ fn times_said(director: &Director, words: &str) -> usize {
     director.process().output().matches(words).count()
 }
 
-#[test]
-fn a_killed_service_costs_no_new_connection_after_three_seconds() {
-    let mut site = site("killed", 2);
-    let director = site.start(&Config::of(vec![checked(http_rr(2), "", "")]));
+/// Kills rs2's service under load and brings it back. `refused` is what the check says of it.
+fn kill_and_bring_back(purpose: &str, service: VirtualService, refused: &str) {
+    let mut site = site(purpose, 2);
+    let director = site.start(&Config::of(vec![service]));
     let newcomers = Newcomers::start(&site.topology, http(Family::V4));
     let before = newcomers.next(50);
     assert!(failed(&before).is_empty(), "{:?}", failed(&before));
@@ -77,13 +77,13 @@ fn a_killed_service_costs_no_new_connection_after_three_seconds() {
     assert_eq!(share(&after, "rs1"), 1.0, "{:?}", failed(&after));
     let lost = newcomers.between(killed, Instant::now());
     println!(
-        "killed: {} new connections failed, the last after {:?}",
+        "{purpose}: {} new connections failed, the last after {:?}",
         failed(&lost).len(),
         failed(&lost).iter().map(|new| new.begun - killed).max()
     );
     assert!(!failed(&lost).is_empty(), "the test has killed nothing");
     let listed = director.shunt("list").unwrap();
-    assert!(listed.contains("connect to 172.17.100.2:80: refused]"), "{listed}");
+    assert!(listed.contains(refused), "{listed}");
 
     site.servers.push(listen(&site, 2, HTTP));
     let back = Instant::now();
@@ -93,13 +93,28 @@ fn a_killed_service_costs_no_new_connection_after_three_seconds() {
     assert!((0.4..0.6).contains(&share(&shared, "rs2")), "{}", share(&shared, "rs2"));
     let all = newcomers.between(noticed, Instant::now());
     assert!(failed(&all).is_empty(), "{:?}", failed(&all));
-    for line in ["is down: connect to", "is up again"] {
+    for line in [" is down: ", " is up again"] {
         assert_eq!(times_said(&director, line), 1, "{}", director.process().output());
     }
     let metrics = Metrics::fetch(&site.topology.director);
     let labels = [("server", "172.17.100.2"), ("result", "failed")];
     let failures = metrics.sum("shunt_server_checks_total", &labels);
     assert!(failures >= 2.0, "{failures}");
+}
+
+#[test]
+fn a_killed_service_costs_no_new_connection_after_three_seconds() {
+    let refused = "connect to 172.17.100.2:80: refused]";
+    kill_and_bring_back("killed", checked(http_rr(2), "", ""), refused);
+}
+
+/// As above; and a server whose flows were dropped is asked for the VIP all the same.
+#[test]
+fn neither_does_it_with_checks_for_the_vip_itself() {
+    let service = checked(http_rr(2), "", "on_failure = \"expire\"");
+    let more = service.more.replace("kind = \"tcp\"", "kind = \"dr\"");
+    let refused = "172.17.100.100:80 is refused: the service does not listen on the VIP]";
+    kill_and_bring_back("killed-dr", VirtualService { more, ..service }, refused);
 }
 
 #[test]
