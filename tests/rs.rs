@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 const VIP: &str = "172.17.100.100";
 const OTHER: &str = "172.17.100.101";
@@ -81,6 +82,64 @@ fn a_machine_is_made_a_real_server_once_and_put_back() {
     assert_eq!(bare.snapshot(1), before);
     // Nothing is left of the record either.
     assert_eq!(fs::read_dir(bare.files(1).path("/run/shunt")).unwrap().count(), 0);
+}
+
+/// The lines that the usual instructions for a real server have.
+const BY_HAND: &str = "
+    ip address add 172.17.100.100/32 broadcast 172.17.100.100 dev lo label lo:0
+    echo 2 > /proc/sys/net/ipv4/conf/all/arp_announce
+    echo 2 > /proc/sys/net/ipv4/conf/lo/arp_announce
+    echo 1 > /proc/sys/net/ipv4/conf/lo/arp_ignore
+    echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore";
+
+#[test]
+fn a_setup_and_what_is_typed_by_hand_come_to_the_same() {
+    let bare = Bare::build(Plan::new("rs-hand"), "rs-hand");
+    bare.rs(1, &format!("setup --vip {VIP}")).well();
+    bare.shell(2, BY_HAND).well();
+    let [own, by_hand] = [1, 2].map(|number| {
+        let mut all = bare.snapshot(number);
+        all.retain(|name, _| name.starts_with("/proc/sys/"));
+        all
+    });
+    assert!(own.len() > 100, "{} settings are not all", own.len());
+    assert_eq!(differences(&own, &by_hand), [""; 0]);
+    let [own, by_hand] = [1, 2].map(|number| {
+        let held = address(bare.netns(number), "lo", VIP).unwrap();
+        ["family", "prefixlen", "scope", "valid_life_time"].map(|key| held[key].clone())
+    });
+    assert_eq!(own, by_hand);
+    let before = bare.snapshot(2);
+    let said = bare.rs(2, &format!("setup --vip {VIP}")).well();
+    assert!(said.ends_with("nothing had to be changed\n"), "{said}");
+    bare.rs(2, "teardown").well();
+    assert_eq!(bare.snapshot(2), before);
+}
+
+#[test]
+fn setups_at_the_same_time_take_turns() {
+    let bare = build("rs-turns");
+    let before = bare.snapshot(1);
+    let vips: Vec<String> = (1..=8).map(|host| format!("172.17.100.{}", 100 + host)).collect();
+    let begun: Vec<Child> = vips
+        .iter()
+        .map(|vip| {
+            let mut command = bare.command(1, shunt());
+            command.args(["rs", "setup", "--persist", "--vip", vip]).stdout(Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for mut child in begun {
+        assert!(child.wait().unwrap().success());
+    }
+    let unit = bare.files(1).path("/etc/systemd/system/shunt-rs.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    for vip in &vips {
+        assert!(address(bare.netns(1), "lo", vip).is_some() && unit.contains(vip), "{vip}: {unit}");
+    }
+    bare.rs(1, "teardown").well();
+    assert_eq!(bare.snapshot(1), before);
+    assert_eq!(files_below(&bare.files(1).path("/")), [""; 0]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::bare::Bare;
+use common::bare::{Bare, run};
+use common::shunt;
 use lab::{
     Family, HttpServer, NIC, Netns, Plan, UdpEcho, director_mac, mac_text, real_server_mac, vip,
 };
@@ -265,6 +266,12 @@ fn who_listens_where_is_found() {
     for area in ["address", "arp", "director", "rp_filter", "listener", "way_back", "mtu"] {
         assert!(findings.iter().any(|finding| finding["area"] == area), "{area}: {said}");
     }
+    // Who may not send to the wire is told what could not be looked at.
+    let mut weak = bare.command(1, "setpriv");
+    weak.arg("--bounding-set=-net_raw").arg(shunt()).arg("rs");
+    let said = run(weak.args(CHECK.split(' '))).well();
+    assert!(said.contains("cannot be asked: Operation not permitted"), "{said}");
+    assert!(said.contains("repeat as root (CAP_NET_RAW)"), "{said}");
     // Without a port there is nothing to say of who listens, which fails nothing.
     let no_port = Checked { bare: &bare, check: format!("check --vip {VIP}") };
     no_port.warning("listener", "no port was named");

@@ -1,6 +1,16 @@
 //! The real servers' side of direct routing: `shunt rs setup`, `shunt rs teardown` and
 //! `shunt rs check`.
 //!
+//! What the usual instructions for a real server say, and what does it here:
+//!
+//! | by hand | here |
+//! |---|---|
+//! | `ifconfig lo:0 VIP netmask 255.255.255.255 broadcast VIP up` | VIP/32 on lo; neither the label nor the broadcast address plays a part |
+//! | `echo 1 > /proc/sys/net/ipv4/conf/{all,lo}/arp_ignore` | the same |
+//! | `echo 2 > /proc/sys/net/ipv4/conf/{all,lo}/arp_announce` | the same |
+//! | the four lines in /etc/sysctl.conf | `--persist`: a file of its own in /etc/sysctl.d, and a unit for the VIP |
+//! | the gateway is the router, not the VIP (`route -n`) | `shunt rs check` |
+//!
 //! A real server has the VIP on an interface that answers no ARP, and neither answers nor asks
 //! with it on the others: else it takes the director's traffic, or teaches the network a wrong
 //! MAC address. What is to be done is decided apart from reading and doing:

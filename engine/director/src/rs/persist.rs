@@ -24,9 +24,10 @@ pub const LOOPBACK: &str = "lo";
 /// Files by their path.
 pub type Files = BTreeMap<PathBuf, Content>;
 
-/// All files that may be written below this root.
+/// All files that may be written below this root. The one that a teardown goes by comes first, and
+/// goes last.
 pub fn paths(root: &Path) -> [PathBuf; 4] {
-    [SYSCTLS, UNIT, WANTED, KEPT].map(|path| root.join(path))
+    [KEPT, SYSCTLS, UNIT, WANTED].map(|path| root.join(path))
 }
 
 /// Where the former values are kept below this root.

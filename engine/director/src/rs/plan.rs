@@ -199,7 +199,11 @@ fn change_file(kept: &Kept, path: &Path, to: Option<Content>) -> Option<Step> {
 }
 
 fn change_files(kept: &Kept, wanted: &Files, steps: &mut Vec<Step>, report: &mut Report) {
-    for path in persist::paths(&kept.root) {
+    let mut paths = persist::paths(&kept.root);
+    if wanted.is_empty() {
+        paths.reverse();
+    }
+    for path in paths {
         let to = wanted.get(&path).cloned();
         let state = match (kept.files.get(&path), &to) {
             (None, None) => continue,

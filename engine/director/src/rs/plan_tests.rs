@@ -316,10 +316,36 @@ fn what_is_applied_at_boot_is_put_back_after_a_boot() {
     let report = world.teardown(&["172.17.100.101"]);
     let states: Vec<FileState> = report.files.iter().map(|line| line.state).collect();
     let (written, already) = (FileState::Written, FileState::Already);
-    assert_eq!(states, [already, written, already, written]);
+    assert_eq!(states, [written, already, written, already]);
     let report = world.teardown(&[]);
     assert!(report.files.iter().all(|line| line.state == FileState::Removed));
     assert_eq!(world, before);
+}
+
+/// Killed at any point, whatever it was at: a teardown finds the way back.
+#[test]
+fn what_was_cut_short_is_put_back_by_a_teardown() {
+    let mut before = World::new();
+    before.set(ALL, Key::ArpAnnounce, 1);
+    before.link("lo").addresses.push(held("172.17.100.101", 32));
+    let request = request(&[VIP, "172.17.100.101", "fd00::100"], "lo", true);
+    let plan = setup(&request, &before.facts, &before.kept()).unwrap();
+    assert_eq!(plan.steps.len(), 1 + 4 + 2 + 4);
+    for taken in 0..=plan.steps.len() {
+        let mut world = before.clone();
+        world.take(&plan.steps[..taken]);
+        world.teardown(&[]);
+        assert_eq!(world, before, "after {taken} steps of the setup");
+    }
+    let mut after = before.clone();
+    after.take(&plan.steps);
+    let plan = teardown(&[], &after.facts, &after.kept()).unwrap();
+    for taken in 0..=plan.steps.len() {
+        let mut world = after.clone();
+        world.take(&plan.steps[..taken]);
+        world.teardown(&[]);
+        assert_eq!(world, before, "after {taken} steps of the teardown");
+    }
 }
 
 #[test]
