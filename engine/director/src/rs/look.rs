@@ -8,7 +8,7 @@ use crate::rs::facts::{Facts, LinkFacts};
 use crate::rs::read;
 use crate::rs_cli::{Listens, RsCheckArgs, VipTarget};
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
@@ -45,21 +45,19 @@ const ANYONE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0,
 pub async fn look(arguments: &RsCheckArgs) -> Result<(Known, Vec<Surroundings>), String> {
     let handle = read::open()?;
     let facts = read::facts(&handle).await?;
-    let mut surroundings = Vec::new();
-    for &vip in &arguments.vips {
-        let anyone = if vip.address.is_ipv4() { ANYONE_V4 } else { ANYONE_V6 };
-        let client = arguments.client;
+    let client = arguments.client;
+    for VipTarget { address, .. } in &arguments.vips {
         if let Some(client) = client
-            && client.is_ipv4() != vip.address.is_ipv4()
+            && client.is_ipv4() != address.is_ipv4()
         {
             return Err(format!(
-                "--client {client} is no client of {}: name one of the same family",
-                vip.address
+                "--client {client} is no client of {address}: name one of the same family"
             ));
         }
-        surroundings
-            .push(look_around(&handle, &facts, vip, client, client.unwrap_or(anyone)).await);
     }
+    // All at once: most of the time is spent on waiting for who might answer.
+    let looks = arguments.vips.iter().map(|&vip| look_around(&handle, &facts, vip, client));
+    let surroundings = join_all(looks).await;
     let listeners = listeners(arguments.protocol).await;
     Ok((Known { facts, protocol: arguments.protocol, listeners }, surroundings))
 }
@@ -69,25 +67,26 @@ async fn look_around(
     facts: &Facts,
     vip: VipTarget,
     client: Option<IpAddr>,
-    to: IpAddr,
 ) -> Surroundings {
+    let anyone = if vip.address.is_ipv4() { ANYONE_V4 } else { ANYONE_V6 };
+    let to = client.unwrap_or(anyone);
     let present = facts.places(vip.address).next().is_some();
     // Replies come from the VIP, which may have rules of its own (`ip rule`).
     let source = present.then_some(vip.address);
     let back = way(handle, to, source).await;
-    let owners = owners(facts, vip.address).await;
+    let gateway = back.as_ref().ok().and_then(|way| Some((way.link, way.gateway?)));
+    let gateway_macs = async {
+        match gateway {
+            Some((link, gateway)) => macs(handle, facts, link, gateway).await,
+            None => BTreeSet::new(),
+        }
+    };
+    let (owners, gateway_macs) = join(owners(facts, vip.address), gateway_macs).await;
     let arrival = arrival(facts, vip.address, owners.as_ref().ok(), back.as_ref().ok());
     let taken = match arrival {
         Some(link) if present => Some(takes(handle, to, vip.address, link).await),
         _ => None,
     };
-    let mut gateway_macs = BTreeSet::new();
-    if let Ok(Way { link, gateway: Some(gateway), .. }) = back {
-        gateway_macs = known_macs(handle, link, gateway).await;
-        if let Some(own) = facts.link_at(link).and_then(|link| link.mac) {
-            gateway_macs.extend(who_has(link, own, gateway, PATIENCE).await.unwrap_or_default());
-        }
-    }
     Surroundings { vip, client, back, arrival, taken, owners, gateway_macs }
 }
 
@@ -192,6 +191,15 @@ fn read_way(route: &RouteMessage) -> Result<Way, String> {
 async fn takes(handle: &Handle, from: IpAddr, to: IpAddr, by: u32) -> bool {
     let route = ask_route(handle, request(to, Some(from), Some(by))).await;
     route.is_ok_and(|route| route.header.kind == RouteType::Local)
+}
+
+/// Who answers for a neighbor, and what the kernel knows of it.
+async fn macs(handle: &Handle, facts: &Facts, link: u32, address: IpAddr) -> BTreeSet<[u8; 6]> {
+    let mut macs = known_macs(handle, link, address).await;
+    if let Some(own) = facts.link_at(link).and_then(|link| link.mac) {
+        macs.extend(who_has(link, own, address, PATIENCE).await.unwrap_or_default());
+    }
+    macs
 }
 
 /// The MAC address that the kernel knows of a neighbor.
