@@ -1,8 +1,9 @@
 //! `shunt run`: from a config file to packets that are forwarded, and back.
 //!
 //! The order matters. Sockets of the API and the metrics first, since they fail without harm;
-//! then the queues, the workers, what they are to do, the real servers' addresses; the XDP
-//! program last, so that the first packet finds everything in place. At the end it goes first.
+//! then the queues, the workers, what they are to do, the real servers' addresses; then
+//! the XDP program, so that the first packet finds everything in place; the VIPs last, since they
+//! are what makes packets come. At the end they go first, and the XDP program after them.
 
 use crate::api_access::{self, Access, Bounds};
 use crate::config::{Config, ConfigError, Mode, Queues};

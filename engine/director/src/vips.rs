@@ -159,7 +159,7 @@ pub enum Act {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Entry {
     held: Held,
-    /// Where it is, or where it belongs: index, name, whether it is up.
+    /// Where it is, or where it belongs: index, name, whether it is up and served.
     link: Option<(u32, String, bool)>,
     /// It was there by other hands: it is never added.
     others: bool,
@@ -236,14 +236,21 @@ impl Vips {
                 .or_else(|| ground.place(vip, |address| vips.contains(&address)))
                 .and_then(|index| ground.link(index));
             let was_up = entry.link.as_ref().is_some_and(|(.., up)| *up);
-            entry.link = place.map(|link| (link.index, link.name.clone(), link.up));
+            // On a link that is not served there is nobody to speak to.
+            let up = place.is_some_and(|link| link.up && link.served.is_some());
+            entry.link = place.map(|link| (link.index, link.name.clone(), up));
             let held = match found {
-                Some(own) if self.manage && (own.by_shunt || entry.added) => Held::Shunt,
+                Some(own)
+                    if self.manage
+                        && ground.is_served(own.link)
+                        && (own.by_shunt || entry.added) =>
+                {
+                    Held::Shunt
+                }
                 Some(_) => Held::Other,
                 None => Held::Absent,
             };
             let before = std::mem::replace(&mut entry.held, held);
-            let up = place.is_some_and(|link| link.up);
             if held == Held::Shunt && (before != held || (up && !was_up)) {
                 entry.announce_from(now);
             }

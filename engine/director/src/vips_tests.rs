@@ -129,6 +129,17 @@ fn what_other_hands_put_there_is_left_to_them_for_ever() {
 }
 
 #[test]
+fn on_a_link_that_is_not_served_nothing_is_said() {
+    let mut vips = vips(true, false, &[vip()]);
+    let mut there = ground();
+    there.addresses.push(own(4, "172.17.100.100", 32));
+    let acts = vips.see(&there, 0);
+    assert!(matches!(acts[..], [Act::Say(_)]), "{acts:?}");
+    assert_eq!((vips.held(vip()), vips.interface(vip())), (Held::Other, Some("eth1")));
+    assert!(vips.due(100_000).is_empty());
+}
+
+#[test]
 fn without_managing_it_waits() {
     let mut vips = vips(false, false, &[vip()]);
     let [Act::Say(said)] = &vips.see(&ground(), 0)[..] else { panic!() };
