@@ -1,6 +1,7 @@
 //! A packet(7) socket: whole frames of one protocol on one link, beside the queues. For the little
 //! that a director says and hears itself: who has an address, and that it has one.
 
+use crate::socket::set_option;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -41,7 +42,7 @@ impl PacketSocket {
         // SAFETY: a descriptor that the kernel just made and that nobody else knows.
         let socket = PacketSocket { fd: unsafe { OwnedFd::from_raw_fd(fd) } };
         let yes: libc::c_int = 1;
-        socket.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &yes)?;
+        set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &yes)?;
         if !filter.is_empty() {
             socket.set_filter(filter)?;
         }
@@ -62,7 +63,7 @@ impl PacketSocket {
         let len = u16::try_from(steps.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         // The kernel copies the steps: they need not live longer than this call.
         let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+        set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
     }
 
     fn bind(&self, link: u32, protocol: u16) -> io::Result<()> {
@@ -77,20 +78,6 @@ impl PacketSocket {
                 self.fd.as_raw_fd(),
                 (&raw const address).cast(),
                 size_of_val(&address) as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
-        // SAFETY: the value is a live reference to as many bytes as are given.
-        let result = unsafe {
-            libc::setsockopt(
-                self.fd.as_raw_fd(),
-                level,
-                name,
-                std::ptr::from_ref(value).cast(),
-                size_of::<T>() as libc::socklen_t,
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
