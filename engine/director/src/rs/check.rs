@@ -2,6 +2,7 @@
 
 use crate::rs::facts::{ALL, Facts, Held, Key, LinkFacts, Readiness, Setting, sysctl_name, width};
 use crate::rs::finding::{Area, Finding};
+use crate::rs::persist::LOOPBACK;
 use crate::rs_cli::{Listens, VipTarget};
 use lab::mac_text;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +96,17 @@ fn name(facts: &Facts, index: u32) -> String {
     facts.link_at(index).map_or_else(|| format!("link {index}"), |link| link.name.clone())
 }
 
+/// The command that sets up what is missing, where the VIP is.
+fn setup(facts: &Facts, vip: IpAddr) -> String {
+    let mut silent = facts.places(vip).map(|(link, _)| link).filter(|link| !link.answers);
+    match silent.next() {
+        Some(link) if link.name != LOOPBACK => {
+            format!("`shunt rs setup --vip {vip} --interface {}`", link.name)
+        }
+        _ => format!("`shunt rs setup --vip {vip}`"),
+    }
+}
+
 fn address(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
     let subject = vip.to_string();
     let mut findings: Vec<Finding> =
@@ -103,7 +115,7 @@ fn address(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
         let sentence = format!(
             "{vip} is on no interface, so packets for it are dropped: clients wait in vain"
         );
-        let remedy = format!("`shunt rs setup --vip {vip}`");
+        let remedy = setup(facts, vip);
         findings.push(Finding::problem(Area::Address, &subject, sentence).mended_by(remedy));
     }
     findings
@@ -113,7 +125,12 @@ fn place(subject: &str, link: &LinkFacts, held: &Held) -> Finding {
     let Held { address: vip, prefix, readiness, .. } = held;
     let name = &link.name;
     let remove = format!("`ip address del {vip}/{prefix} dev {name}`");
-    let again = format!("{remove}, then `shunt rs setup --vip {vip}`");
+    let again = match name.as_str() {
+        dummy if !link.answers && dummy != LOOPBACK => {
+            format!("{remove}, then `shunt rs setup --vip {vip} --interface {dummy}`")
+        }
+        _ => format!("{remove}, then `shunt rs setup --vip {vip}`"),
+    };
     let problem = |sentence: String| Finding::problem(Area::Address, subject, sentence);
     if link.answers {
         return problem(format!(
@@ -197,7 +214,7 @@ fn talkative(facts: &Facts, link: &LinkFacts, key: Key, vip: IpAddr) -> Finding 
     };
     let setting = Setting::new(culprit, key);
     let remedy = if culprit == ALL && effective < key.wanted() {
-        format!("`shunt rs setup --vip {vip}`")
+        setup(facts, vip)
     } else {
         format!("`sysctl -w {setting}={}`", key.wanted())
     };

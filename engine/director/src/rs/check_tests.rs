@@ -183,6 +183,13 @@ fn arp() {
             problem(finding.clone(), area, " ", remedy);
         }
     }
+    // With the VIP on another interface than lo, the remedy names it.
+    let dummy = Server::new().with(|known, _| {
+        link(known, "lo").name = "dummy0".to_owned();
+        known.facts.all.arp_ignore = 0;
+    });
+    let said = dummy.findings().to_string();
+    assert!(said.contains("`shunt rs setup --vip 172.17.100.100 --interface dummy0`"), "{said}");
     // One NIC by itself is silent, whatever is set for all.
     let mut server = Server::new();
     server.0.facts.all = Conf::default();
