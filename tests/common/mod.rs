@@ -12,6 +12,7 @@ pub mod load;
 pub mod metrics;
 pub mod newcomers;
 pub mod numbered;
+pub mod page;
 pub mod plugins;
 pub mod swaps;
 pub mod taken;
