@@ -255,7 +255,7 @@ TCP  172.17.100.100:80 rr
         let health = |state: &str, error: Option<&str>, slow_start| {
             let (since, kind) = (12, "tcp".to_owned());
             let (state, error) = (state.to_owned(), error.map(str::to_owned));
-            Some(HealthView { state, error, since, kind, slow_start })
+            Some(HealthView { state, error, since, kind, passed: None, slow_start })
         };
         let refused = Some("connect to 172.17.100.1:80: refused");
         for (health, sorry, expected) in [
@@ -269,6 +269,12 @@ TCP  172.17.100.100:80 rr
                 health("down", refused, None),
                 false,
                 "  [down for 12 s: connect to 172.17.100.1:80: refused]",
+            ),
+            (
+                health("down", refused, None)
+                    .map(|down| HealthView { passed: Some((3, 8)), ..down }),
+                false,
+                "  [down for 12 s: connect to 172.17.100.1:80: refused; 3 of 8 checks passed since]",
             ),
             (health("checking", None, None), false, "  [not checked yet]"),
             (health("up", None, Some(3)), false, "  [slow start: weight 3 for now]"),

@@ -103,16 +103,20 @@ impl Judge {
             return None;
         }
         self.against += 1;
-        let needed = match self.verdict {
-            Verdict::Checking => 1,
-            Verdict::Up => rules.fall,
-            Verdict::Down => rules.rise.saturating_mul(self.caution),
-        };
-        if self.against < needed {
+        if self.against < self.needed(rules) {
             return None;
         }
         self.turn(found, rules, now);
         Some(found)
+    }
+
+    /// Results in a row that must contradict the verdict before it changes.
+    pub fn needed(&self, rules: &Rules) -> u32 {
+        match self.verdict {
+            Verdict::Checking => 1,
+            Verdict::Up => rules.fall,
+            Verdict::Down => rules.rise.saturating_mul(self.caution),
+        }
     }
 
     fn turn(&mut self, verdict: Verdict, rules: &Rules, now: Millis) {

@@ -41,6 +41,12 @@ impl Member {
     }
 }
 
+/// How the results of a check are judged.
+pub fn rules(check: &HealthCheck) -> Rules {
+    let HealthCheck { rise, fall, interval, .. } = *check;
+    Rules { rise, fall, interval: interval.as_millis() as Millis }
+}
+
 /// How a check ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -120,9 +126,7 @@ impl Members {
         let (passed, failed) = &mut member.checks;
         *if outcome.result.is_ok() { passed } else { failed } += 1;
         member.took = Some(outcome.took);
-        let HealthCheck { rise, fall, interval, .. } = *outcome.check;
-        let rules = Rules { rise, fall, interval: interval.as_millis() as Millis };
-        member.judge.hear(outcome.result, &rules, now)
+        member.judge.hear(outcome.result, &rules(&outcome.check), now)
     }
 
     /// Whether there was a first result of each that is checked.

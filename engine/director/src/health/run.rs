@@ -236,7 +236,13 @@ fn hear(supervisor: &mut Supervisor, outcome: Outcome, now: dataplane::Millis) -
     match verdict {
         Verdict::Down => {
             let why = judge.and_then(|judge| judge.error()).unwrap_or("its check failed");
-            warn!("{server} of {service} is down: {why}");
+            let again = match judge.map_or(1, |judge| judge.caution()) {
+                1 => String::new(),
+                caution => format!(
+                    "; it has fallen again soon after its return, and needs {caution} times its rise for the next"
+                ),
+            };
+            warn!("{server} of {service} is down: {why}{again}");
         }
         // A start would have a line for each server that is as it should be.
         Verdict::Up if first => {}

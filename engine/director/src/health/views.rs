@@ -1,6 +1,7 @@
 //! Health as the API and `shunt list` show it.
 
 use super::judge::Verdict;
+use super::members::rules;
 use super::quorum::Quorum;
 use super::{Policy, weights::Standing};
 use crate::clock;
@@ -21,6 +22,9 @@ pub struct HealthView {
     pub since: u64,
     /// The kind of the check.
     pub kind: String,
+    /// While it is down, and the last checks have passed: how many of them, and how many must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<(u32, u32)>,
     /// The weight for now, while it is less than its own after a return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<u32>,
@@ -59,12 +63,14 @@ pub(crate) fn health(
         Verdict::Down => "down",
     };
     let weight = supervisor.health.weights.given(index).weight;
+    let returning = judge.verdict() == Verdict::Down && judge.against() > 0;
     let slow = judge.verdict() == Verdict::Up && weight > 0 && weight < server.weight.into();
     Some(HealthView {
         state: state.to_owned(),
         error: judge.error().map(str::to_owned),
         since: clock::now().saturating_sub(judge.since()) / 1_000,
         kind: check.kind.name().to_owned(),
+        passed: returning.then(|| (judge.against(), judge.needed(&rules(check)))),
         slow_start: slow.then_some(weight),
     })
 }
@@ -88,7 +94,11 @@ pub(crate) fn health_remark(health: &HealthView) -> Option<String> {
         "checking" => Some("not checked yet".to_owned()),
         "down" => {
             let error = error.unwrap_or("its check failed");
-            Some(format!("down for {}: {error}", duration(health.since)))
+            let passed = match health.passed {
+                Some((passed, needed)) => format!("; {passed} of {needed} checks passed since"),
+                None => String::new(),
+            };
+            Some(format!("down for {}: {error}{passed}", duration(health.since)))
         }
         _ => match (error, health.slow_start) {
             (Some(error), _) => Some(format!("last check failed: {error}")),
