@@ -1,7 +1,8 @@
 //! The config file, and the director that runs, if one does.
 
 use super::finding::{Area, Finding};
-use crate::views::{ServicesView, StatusView};
+use crate::views::{ServicesView, StatusView, VipView};
+use std::net::IpAddr;
 
 /// The director that answers at the API's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,11 @@ impl Running {
             Running::Yes(status, _) => Some(status),
             _ => None,
         }
+    }
+
+    /// What it says of a VIP.
+    pub fn vip(&self, vip: IpAddr) -> Option<&VipView> {
+        self.status()?.vips.iter().find(|view| view.address == vip)
     }
 
     /// Its virtual services.

@@ -235,7 +235,7 @@ async fn network(
     let questions = site.servers.iter().map(site::SiteServer::question).collect();
     let vips: Vec<IpAddr> = site.vips().into_iter().collect();
     let answers = ask_servers(around, &served, &vips, questions).await;
-    let homes = site.homes(around, &served);
+    let homes = site.homes(around, &served, running);
     let claims = ask_for_vips(around, &homes).await;
     for facts in site::vip_facts(site, around, &served, &homes, &claims, &answers, running) {
         findings.extend(vip::findings(&facts));

@@ -9,7 +9,7 @@ use super::servers::{ServerFacts, Serving, Way};
 use super::settings::sysctl;
 use super::surroundings::Surroundings;
 use super::vip::{Claimant, Held, VipFacts};
-use crate::config::{Config, InterfaceConfig};
+use crate::config::{Config, DuplicateVip, InterfaceConfig};
 use crate::health::kinds::CheckKind;
 use crate::neighbors::Reach;
 use crate::service_name::ServiceName;
@@ -42,6 +42,8 @@ pub struct Site {
     pub dr_checks: bool,
     /// shunt adds and removes VIPs.
     pub managed: bool,
+    /// A start ends where another machine has a VIP.
+    pub refuses: bool,
 }
 
 impl ServiceName {
@@ -71,6 +73,7 @@ impl Site {
         if let Some(config) = config {
             site.interfaces.clone_from(&config.interfaces);
             site.managed = config.manage_vip;
+            site.refuses = config.duplicate_vip == DuplicateVip::Refuse;
             site.dr_checks = has_dr_checks(config);
         }
         if let Some(status) = running.status() {
@@ -133,12 +136,24 @@ impl Site {
         self.services.iter().map(|service| service.0.address).collect()
     }
 
-    /// The link where each VIP belongs: that which has an own address on its network, else the
-    /// first served interface.
-    pub fn homes(&self, around: &Surroundings, served: &[u32]) -> Vec<(IpAddr, u32)> {
+    /// The link where each VIP belongs: the running director's word, else that which has an own
+    /// address on its network, else the first served interface.
+    pub fn homes(
+        &self,
+        around: &Surroundings,
+        served: &[u32],
+        running: &Running,
+    ) -> Vec<(IpAddr, u32)> {
         let vips: Vec<IpAddr> = self.vips().into_iter().collect();
+        let said = |vip| {
+            let name = running.vip(vip)?.interface.as_deref()?;
+            around.rows.iter().find(|row| row.name == name).map(|row| row.index)
+        };
         vips.iter()
             .filter_map(|&vip| {
+                if let Some(link) = said(vip) {
+                    return Some((vip, link));
+                }
                 let beside = around.beside(served, &vips, vip).map(|own| own.link);
                 Some((vip, beside.or(served.first().copied())?))
             })
@@ -183,21 +198,33 @@ pub(super) fn vip_facts(
         })
         .collect()
     };
-    let claimants = |vip: IpAddr| match claims.get(&vip) {
-        Some(Ok(macs)) => Ok(macs.iter().map(|&mac| claimant(site, answers, mac)).collect()),
-        Some(Err(why)) => Err(why.clone()),
-        None => Err("it has no link to ask on".to_owned()),
+    let claimants = |vip: IpAddr, home: u32| {
+        let asked = claims.get(&vip).cloned();
+        let asked = asked.unwrap_or_else(|| Err("it has no link to ask on".to_owned()));
+        // The director listens all the time, and may ask when this process may not.
+        let heard = running.vip(vip).map(|view| {
+            view.claims.iter().filter_map(|claim| read_mac(&claim.mac)).collect::<BTreeSet<Mac>>()
+        });
+        let macs: BTreeSet<Mac> = match (asked, heard) {
+            (Ok(asked), heard) => asked.into_iter().chain(heard.into_iter().flatten()).collect(),
+            // On a link that is down there is nothing to hear.
+            (Err(_), Some(heard)) if around.row(home).is_some_and(|row| row.carrier) => heard,
+            (Err(why), _) => return Err(why),
+        };
+        let others = macs.into_iter().filter(|mac| !around.own(*mac));
+        Ok(others.map(|mac| claimant(site, answers, mac)).collect())
     };
-    let facts = |&(vip, home): &(IpAddr, u32)| {
-        let home = around.name(home);
+    let facts = |&(vip, link): &(IpAddr, u32)| {
+        let home = around.name(link);
         let ipv6_off = sysctl(&format!("net/ipv6/conf/{home}/disable_ipv6")) != Ok(0);
         VipFacts {
             vip,
             held: Ok(held(vip)),
             beside: around.beside(served, &vips, vip).map(|own| own.address),
-            claimants: claimants(vip),
+            claimants: claimants(vip, link),
             ipv6_off,
             managed: site.managed,
+            refuses: site.refuses,
             running: running.status().is_some(),
             home,
         }
@@ -294,11 +321,11 @@ mod tests {
 
     #[test]
     fn a_vip_without_a_network_belongs_to_the_first_interface() {
-        assert_eq!(
-            site().homes(&Surroundings::default(), &[7, 8]),
-            [([172, 17, 100, 100].into(), 7)]
-        );
-        assert!(site().homes(&Surroundings::default(), &[]).is_empty());
+        let homes = |served: &[u32]| {
+            site().homes(&Surroundings::default(), served, &Running::No("".into()))
+        };
+        assert_eq!(homes(&[7, 8]), [([172, 17, 100, 100].into(), 7)]);
+        assert!(homes(&[]).is_empty());
     }
 
     #[test]

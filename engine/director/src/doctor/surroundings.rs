@@ -81,6 +81,11 @@ impl Surroundings {
         self.rows.iter().find(|row| row.index == index)
     }
 
+    /// Whether a MAC address is one of this machine's.
+    pub fn own(&self, mac: [u8; 6]) -> bool {
+        self.rows.iter().any(|row| row.mac == Some(mac))
+    }
+
     /// The link's name.
     pub fn name(&self, index: u32) -> String {
         self.row(index).map_or_else(|| format!("link {index}"), |row| row.name.clone())

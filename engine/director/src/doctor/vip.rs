@@ -40,6 +40,8 @@ pub struct VipFacts {
     pub ipv6_off: bool,
     /// Whether shunt adds and removes it (`manage_vip`).
     pub managed: bool,
+    /// A start ends where another machine has the VIP (`duplicate_vip`).
+    pub refuses: bool,
     /// A director runs.
     pub running: bool,
 }
@@ -147,10 +149,16 @@ fn claims(facts: &VipFacts, subject: &str) -> Vec<Finding> {
         let sentence = format!("{macs} answers {how} for it: the master, while this is a backup");
         return vec![Finding::ok(Area::Vip, subject, sentence)];
     }
+    // A VIP that is here already is not asked about by a start.
+    let start = if facts.refuses && facts.managed && !facts.running && !here {
+        "; a start is refused"
+    } else {
+        ""
+    };
     let claimed = |claimant: &Claimant| match claimant.server {
         Some(server) => {
             let sentence = format!(
-                "real server {server} ({}) answers {how} for it and takes clients to itself",
+                "real server {server} ({}) answers {how} for it and takes clients to itself{start}",
                 claimant.mac
             );
             Finding::problem(Area::Vip, subject, sentence)
@@ -158,7 +166,7 @@ fn claims(facts: &VipFacts, subject: &str) -> Vec<Finding> {
         }
         None => {
             let sentence = format!(
-                "another machine ({}) answers {how} for it and takes clients to itself",
+                "another machine ({}) answers {how} for it and takes clients to itself{start}",
                 claimant.mac
             );
             Finding::problem(Area::Vip, subject, sentence).mended_by(format!(
@@ -184,6 +192,7 @@ mod tests {
             claimants: Ok(vec![]),
             ipv6_off: false,
             managed: true,
+            refuses: true,
             running: true,
         }
     }
@@ -234,6 +243,10 @@ mod tests {
         let duplicate = VipFacts { claimants: Ok(vec![claimant(None)]), ..facts() };
         assert_eq!(worst(&duplicate).state, State::Problem);
         assert!(worst(&duplicate).sentence.contains("another machine (02:00:00:00:00:09)"));
+        let before = VipFacts { held: Ok(vec![]), running: false, ..duplicate.clone() };
+        assert!(worst(&before).sentence.ends_with("; a start is refused"), "{before:?}");
+        let takes = VipFacts { refuses: false, ..before };
+        assert!(!worst(&takes).sentence.contains("refused"));
         let master = VipFacts { held: Ok(vec![]), managed: false, ..duplicate };
         assert!(claims(&master, "")[0].sentence.contains("the master"));
         let unread = VipFacts { claimants: Err("no".into()), ..facts() };
