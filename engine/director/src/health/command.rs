@@ -59,6 +59,8 @@ pub(super) async fn check(
 fn start(program: &str, arguments: &[String], target: &Target) -> io::Result<(Child, Receiver)> {
     let (read, write) = io::pipe()?;
     let output = Receiver::from_owned_fd(OwnedFd::from(read))?;
+    // Nothing here needs more than posix_spawn(3) can do, which copies no page tables: after a
+    // fork(2), each page that a worker writes to would cost it a fault.
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -138,5 +140,36 @@ fn ending(status: ExitStatus) -> String {
             format!("ended by {name}")
         }
         (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn the_last_line_is_the_same_in_whatever_pieces_it_comes(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
+            last in "[!-~]{1,100}",
+        ) {
+            let mut output = Output { pipe: None, tail: Vec::new(), read: 0 };
+            for piece in &pieces {
+                output.take(piece);
+                prop_assert!(output.tail.len() <= TAIL_MAX);
+                // Whatever it is.
+                prop_assert!(!output.last_line().contains('\n'));
+            }
+            output.take(b"\n");
+            for byte in format!("{last}\n \n").bytes() {
+                output.take(&[byte]);
+            }
+            prop_assert_eq!(output.last_line(), last);
+            let length: usize = pieces.iter().map(Vec::len).sum();
+            prop_assert_eq!(output.read, length + output.last_line().len() + 4);
+        }
     }
 }

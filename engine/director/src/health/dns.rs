@@ -103,3 +103,35 @@ fn judge(rcode: Rcode, doing: &Doing) -> Result<(), String> {
         other => Err(doing.failed(other.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_bytes_are_too_strange(mut bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let dns = DnsCheck { name: "www.example.org".to_owned(), record: "A".to_owned() };
+            let query = query(&dns).unwrap();
+            let id = query.header().id().to_be_bytes();
+            let _ = rcode(&query, &bytes);
+            // Its number alone makes no answer of them, unless they are a refusal.
+            if let Some(place) = bytes.get_mut(..2) {
+                place.copy_from_slice(&id);
+                prop_assert_ne!(rcode(&query, &bytes), Some(Rcode::NOERROR));
+            }
+            // The query with the bit that says "answer" is one, whatever follows.
+            let answer = [query.as_slice(), &bytes].concat();
+            prop_assert_eq!(rcode(&query, &answer), None);
+            let answer: Vec<u8> = answer
+                .iter()
+                .enumerate()
+                .map(|(place, byte)| if place == 2 { byte | 0x80 } else { *byte })
+                .collect();
+            prop_assert_eq!(rcode(&query, &answer), Some(Rcode::NOERROR));
+        }
+    }
+}

@@ -69,12 +69,10 @@ where
             _ = &mut connection => return answer.await,
         }
     };
-    if result.is_ok() {
-        // Without a sender the connection is closed from here, with TLS's own goodbye. The director
-        // closes first, so that no server has to keep the connection in TIME_WAIT.
-        drop(sender);
-        let _ = timeout(GOODBYE, connection).await;
-    }
+    // Without a sender the connection is closed from here, with TLS's own goodbye. The director
+    // closes first, so that no server has to keep the connection in TIME_WAIT.
+    drop(sender);
+    let _ = timeout(GOODBYE, connection).await;
     result
 }
 

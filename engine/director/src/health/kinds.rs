@@ -10,14 +10,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::rustls::RootCertStore;
-
-/// Sockets of checks at once. A process may have 1024 files open unless it is told otherwise.
-static SOCKETS: Semaphore = Semaphore::const_new(512);
-/// Programs of checks at once.
-static COMMANDS: Semaphore = Semaphore::const_new(32);
 
 /// Bytes that a compiled pattern, and the states that its search remembers, may take each.
 const PATTERN_SIZE_MAX: usize = 1 << 20;
@@ -250,16 +244,9 @@ impl Target {
 
 impl HealthCheck {
     /// Asks once, within `timeout`. The error is one short clause for a listing, as in "connect to
-    /// 172.17.100.1:80: refused". The time begins when the check does: it may have to wait for
-    /// others to end, so that however many servers are silent, the director keeps file descriptors
-    /// and processes for its other work. `Dr` is not asked here, but by the data plane.
+    /// 172.17.100.1:80: refused". Who asks many bounds how many at once: each holds a socket, or a
+    /// process. `Dr` is not asked here, but by the data plane.
     pub async fn ask(&self, target: &Target) -> Result<(), String> {
-        let places = match self.kind {
-            CheckKind::Command(_) => &COMMANDS,
-            _ => &SOCKETS,
-        };
-        // The places are never closed.
-        let _place = places.acquire().await;
         let doing = Doing::default();
         match timeout(self.timeout, self.kind.ask(target, &doing)).await {
             Ok(result) => result,

@@ -182,26 +182,3 @@ async fn a_check_that_is_given_up_ends_its_program() {
     check.abort();
     all_gone(mark).await;
 }
-
-#[tokio::test]
-async fn at_most_32_run_at_once_and_waiting_does_not_count() {
-    let mark = "/shunt-test-many";
-    let script = format!(": {mark}; sleep 0.5; :");
-    let checks: Vec<_> = (0..40)
-        .map(|_| {
-            let script = script.clone();
-            tokio::spawn(async move { run_within(Duration::from_millis(4_000), &script).await })
-        })
-        .collect();
-    let mut most = 0;
-    until("they do not end", || {
-        let shells = processes(&format!("sh\0-c\0: {mark}"));
-        most = most.max(shells.iter().filter(|(_, state)| *state != 'Z').count());
-        checks.iter().all(|check| check.is_finished())
-    })
-    .await;
-    assert!((16..=32).contains(&most), "{most} at once");
-    for check in checks {
-        assert_eq!(check.await.unwrap(), Ok(()));
-    }
-}

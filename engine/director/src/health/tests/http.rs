@@ -91,6 +91,9 @@ async fn the_director_closes_first_and_without_a_reset() {
         assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0);
     };
     assert_eq!(ask_server(PATIENCE, http(), serve).await.0, Ok(()));
+    // Whatever it thinks of the answer.
+    let error = ask_server(PATIENCE, matching("bye"), serve).await.0.unwrap_err();
+    assert_eq!(error, "the body does not match /bye/");
 }
 
 #[tokio::test]
