@@ -3,6 +3,7 @@
 mod common;
 
 use common::{DNS, HTTP, PATIENCE, Site, http, http_rr, service, shunt, wait_for_list};
+use director::health::run::COMMANDS_AT_ONCE;
 use director::views::{HealthView, ServiceView};
 use lab::{
     Config, Director, Family, HttpServer, NIC, Netns, Plan, TempDir, UdpEcho, VirtualService,
@@ -134,6 +135,33 @@ fn another_port_is_asked_when_the_config_says_so() {
     let _server = HttpServer::start(netns, "health", own(1, 8080)).unwrap();
     wait_for(&director, 1, Ok(()));
     wait_for(&director, 2, Err("connect to 172.17.100.2:8080: refused"));
+}
+
+#[test]
+fn servers_with_ipv6_addresses_are_asked_there() {
+    const BOTH: &[Family] = &[Family::V4, Family::V6];
+    let mut site = Site::build(Plan::new("check-ipv6").ipv6(), BOTH);
+    // What shunt itself does with VIPs that it adds, and tells others to do: the kernel would ask
+    // from the VIP, which is nearer to the servers' addresses (RFC 6724, 5, rule 8).
+    let vip = lab::vip(Family::V6);
+    let deprecated = format!("address change {vip}/128 dev {NIC} preferred_lft 0");
+    site.topology.director.ip(&deprecated).unwrap();
+    let director = start(&site, &checked(service("tcp", Family::V6, "rr", 2), "kind = \"http\""));
+    let state = |services: &[ServiceView], number| {
+        let address = real_server_address(number, Family::V6);
+        let server = services[0].servers.iter().find(|server| server.address == address);
+        server.and_then(|server| server.health.clone())
+    };
+    wait_for_list(&director, "both are up", |services| {
+        let up = |number| state(services, number).is_some_and(|health| health.state == "up");
+        up(1) && up(2)
+    });
+    drop(site.servers.remove(0));
+    let address = SocketAddr::new(real_server_address(1, Family::V6), HTTP);
+    wait_for_list(&director, "rs1 is down", |services| {
+        let refused = Some(format!("connect to {address}: refused"));
+        state(services, 1).is_some_and(|health| health.state == "down" && health.error == refused)
+    });
 }
 
 #[test]
@@ -288,6 +316,33 @@ fn commands_that_hang_are_ended_and_the_director_ends_without_waiting() {
     let status = director.stop(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(0), "{}", director.process().output());
     wait_until(PATIENCE, "nothing is left", || !runs(&mark) && !runs(&child)).unwrap();
+}
+
+#[test]
+fn no_more_commands_run_at_once_than_may() {
+    let site = Site::build(Plan::new("check-many"), &[Family::V4]);
+    let files = TempDir::create("check-many").unwrap();
+    let lines = "echo + >> turns\nuntil test -e go; do sleep 0.5; done\necho - >> turns\n";
+    let turns = || fs::read_to_string(files.path().join("turns")).unwrap_or_default();
+    let mut service = http_rr(0);
+    service.real_servers = (101..=200).map(|host| ([172, 17, 100, host].into(), 1)).collect();
+    let mut config = checked(service, &script(&files, lines));
+    config.services[0].more = config.services[0].more.replace("= 0.1", "= 60");
+    let director = start(&site, &config);
+    let all = || turns().lines().count() >= COMMANDS_AT_ONCE;
+    director.process().wait_until(PATIENCE, "as many run as may", all).unwrap();
+    files.write("go", "").unwrap();
+    wait_for_list(&director, "all have had their turn", |services| {
+        let up = services[0].servers.iter().filter_map(|server| server.health.as_ref());
+        up.filter(|health| health.state == "up").count() == 100
+    });
+    let mut running = 0i32;
+    let turns = turns();
+    let most = turns.lines().map(|turn| {
+        running += if turn == "+" { 1 } else { -1 };
+        running
+    });
+    assert_eq!(most.max(), Some(COMMANDS_AT_ONCE as i32));
 }
 
 /// One of each on one machine, some of which are silent: each service is checked on its own, and
