@@ -89,6 +89,10 @@ impl Links {
                         .into(),
                 );
             }
+            // The kernel takes the routes of a link that is set down.
+            Route::None(_) if let Some(down) = self.down(served) => {
+                return impossible(format!("there is no route to it while {down} is down"));
+            }
             Route::None(reason) => {
                 return impossible(format!(
                     "there is no route to it ({reason}); give the director an address on its network"
@@ -115,6 +119,12 @@ impl Links {
                 self.name(link)
             )),
         }
+    }
+
+    /// The name of the first served interface that is down.
+    fn down(&self, served: &[u32]) -> Option<String> {
+        let down = served.iter().find(|&&index| self.carrier(index) == Some(false))?;
+        Some(self.name(*down))
     }
 
     /// The name of a link.
@@ -204,5 +214,19 @@ mod tests {
             let Reach::Impossible(reason) = reach else { panic!("{reach:?}") };
             assert!(reason.contains(expected), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_route_that_went_with_its_link_is_told_from_one_that_never_was() {
+        let mut links = links();
+        let reason = |links: &Links| match links.reach(&[6, 2], &Route::None("unreachable".into()))
+        {
+            Reach::Impossible(reason) => reason,
+            reach => panic!("{reach:?}"),
+        };
+        assert!(reason(&links).contains("give the director an address"), "{}", reason(&links));
+        let down = Link { name: "eth0".into(), vlan: None, carrier: false, mac: None };
+        links.add_link(2, down);
+        assert_eq!(reason(&links), "there is no route to it while eth0 is down");
     }
 }
