@@ -28,10 +28,10 @@ use tokio::time::timeout;
 
 /// Rest between two readings of links, addresses and routes: a router's table may change often.
 const SURROUNDINGS: Duration = Duration::from_secs(1);
-/// How often it is looked for something to ask, at least: others may hear of neighbors, too.
-const TICK: Duration = Duration::from_millis(200);
-/// And at most.
-const TICK_MIN: Duration = Duration::from_millis(20);
+/// Rest between two looks for something to ask, at least.
+const REST_MIN: Duration = Duration::from_millis(20);
+/// And at most, while nothing is due.
+const REST_MAX: Duration = Duration::from_secs(5);
 /// Rest before the sockets are opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 /// Notifications handled before the workers are told, at most.
@@ -92,10 +92,10 @@ async fn watch_until_end(supervisor: &Shared, told: &mut Told) -> Result<Infalli
     let _listening = Task(tokio::spawn(connection));
     let asking = Connection::open()?;
 
-    let (wanted, served) = {
+    let (wanted, due, served) = {
         let supervisor = supervisor.lock().await;
         let served = supervisor.interfaces.iter().map(|interface| interface.index).collect();
-        (supervisor.neighbors_wanted.clone(), served)
+        (supervisor.neighbors_wanted.clone(), supervisor.neighbors_due.clone(), served)
     };
     let mut watcher = Watcher {
         supervisor,
@@ -103,11 +103,11 @@ async fn watch_until_end(supervisor: &Shared, told: &mut Told) -> Result<Infalli
         served,
         told,
         surroundings_changed: true,
+        looked: Instant::now(),
     };
-    let mut looked = Instant::now();
     watcher.look_around().await?;
     loop {
-        let tick = watcher.rest().await;
+        let rest = watcher.rest().await;
         tokio::select! {
             event = events.next() => {
                 let (event, _) = event.ok_or("the kernel's notifications have ended")?;
@@ -120,9 +120,10 @@ async fn watch_until_end(supervisor: &Shared, told: &mut Told) -> Result<Infalli
                 watcher.hear(burst).await?;
             }
             () = wanted.notified() => watcher.look_around().await?,
-            () = tokio::time::sleep(tick) => {
-                if watcher.surroundings_changed && looked.elapsed() >= SURROUNDINGS {
-                    looked = Instant::now();
+            () = due.notified() => watcher.ask().await,
+            () = tokio::time::sleep(rest) => {
+                if watcher.surroundings_changed && watcher.looked.elapsed() >= SURROUNDINGS {
+                    watcher.looked = Instant::now();
                     watcher.look_around().await?;
                 }
                 watcher.ask().await;
@@ -139,6 +140,8 @@ struct Watcher<'a> {
     told: &'a mut Told,
     /// Links, addresses or routes changed since they were last read.
     surroundings_changed: bool,
+    /// When they were last read for that.
+    looked: Instant,
 }
 
 impl Watcher<'_> {
@@ -199,11 +202,16 @@ impl Watcher<'_> {
         tell(&mut supervisor, changed).await;
     }
 
-    /// How long there is nothing to ask.
+    /// How long there is nothing to do, if nothing happens.
     async fn rest(&self) -> Duration {
         let due = self.supervisor.lock().await.neighbors.due_at();
         let rest = due.map(|due| Duration::from_millis(due.saturating_sub(clock::now())));
-        rest.unwrap_or(TICK).clamp(TICK_MIN, TICK)
+        let longest = if self.surroundings_changed {
+            SURROUNDINGS.saturating_sub(self.looked.elapsed()).max(REST_MIN)
+        } else {
+            REST_MAX
+        };
+        rest.unwrap_or(longest).clamp(REST_MIN, longest)
     }
 
     /// Asks the kernel for what is due.
@@ -342,5 +350,8 @@ pub(crate) async fn tell(supervisor: &mut Supervisor, changed: bool) {
     }
     if changed && let Err(error) = supervisor.publish().await {
         warn!("{error}");
+    }
+    if supervisor.neighbors.due_at().is_some_and(|due| due <= clock::now()) {
+        supervisor.neighbors_due.notify_one();
     }
 }

@@ -93,6 +93,8 @@ pub struct Supervisor {
     pub neighbors: Neighbors,
     /// Told when `neighbors` wants new addresses.
     pub neighbors_wanted: Arc<Notify>,
+    /// Told when there is something to ask `neighbors`' machines at once.
+    pub neighbors_due: Arc<Notify>,
     /// How the real servers are.
     pub health: Health,
     /// The VIPs on the director's own interfaces.
@@ -156,6 +158,7 @@ impl Supervisor {
             workers,
             neighbors: Neighbors::default(),
             neighbors_wanted: Arc::default(),
+            neighbors_due: Arc::default(),
             health: Health::default(),
             vips,
             vips_wanted: Arc::default(),
