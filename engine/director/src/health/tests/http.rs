@@ -155,10 +155,10 @@ async fn a_slow_answer_is_waited_for_until_the_timeout() {
         let _ = stream.read_u8().await;
     };
     let error = ask_server(IMPATIENCE, http(), silent).await.0.unwrap_err();
-    assert_eq!(error, "no answer within 0.3 s");
+    assert_eq!(error, "no answer within 1 s");
     let half = |stream| say(stream, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel");
     let error = ask_server(IMPATIENCE, http(), half).await.0.unwrap_err();
-    assert_eq!(error, "the answer has no end within 0.3 s");
+    assert_eq!(error, "the answer has no end within 1 s");
 }
 
 #[tokio::test]
@@ -234,21 +234,23 @@ async fn an_endless_body_is_read_up_to_its_bound() {
 
 #[tokio::test]
 async fn an_endless_head_is_refused() {
-    for (head, pattern) in [
-        ("HTTP/1.1 200 OK\r\n", &b"X-Header: of no use\r\n"[..]),
-        ("HTTP/1.1 200 OK\r\nX-Long: ", &[b'x'; 4096]),
-        ("HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    let too_large = "the answer's head is larger than 65536 bytes";
+    for (patience, head, pattern, expected) in [
+        (PATIENCE, "HTTP/1.1 200 OK\r\n", &b"X-Header: of no use\r\n"[..], too_large),
+        (PATIENCE, "HTTP/1.1 200 OK\r\nX-Long: ", &[b'x'; 4096], too_large),
+        // Each of these is an answer of its own that says: go on.
+        (
+            IMPATIENCE,
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            "no answer within 1 s",
+        ),
     ] {
         let endless = async |stream| {
             let _ = flood(stream, head, pattern).await;
         };
-        let error = ask_server(Duration::from_secs(2), http(), endless).await.0.unwrap_err();
-        assert!(
-            error == "the answer's head is larger than 65536 bytes"
-                || error == "no answer within 2 s",
-            "{head}: {error}"
-        );
-        assert!(head.contains("100") || error.contains("larger"), "{head}: {error}");
+        let error = ask_server(patience, http(), endless).await.0.unwrap_err();
+        assert_eq!(error, expected, "{head}");
     }
 }
 
