@@ -15,8 +15,9 @@ const SHARE_MAX: f64 = 0.02;
 /// unless it is woken.
 const SLEEPS_WITH_FLOWS_MAX: f64 = 105.0;
 const SLEEPS_WITHOUT_FLOWS_MAX: f64 = 11.0;
-/// Times a second that all other threads together may: the control thread looks after neighbors
-/// every 200 ms and after what was removed every second, and tokio asks twice whether it is time.
+/// Times a second that all other threads together may: the control thread looks after plugins every
+/// 200 ms, after neighbors (and what the kernel tells of each answer) and what was removed every
+/// second, and tokio asks twice whether it is time.
 const OTHER_SLEEPS_MAX: f64 = 20.0;
 
 /// Tables of a tenth of what is the default: a build without optimisation looks through them for
