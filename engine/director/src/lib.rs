@@ -5,6 +5,7 @@
 //!          └──── run ─┬─ api ◀── api_access ───┘
 //!                     ├─ supervisor ─┬─ services, reload, config     what should be done
 //!                     │              ├─ neighbors ◀─ netlink, links  where it is on the wire
+//!                     │              ├─ health ◀─ health::run        who answers its checks
 //!                     │              ├─ vips ◀─ vip_care, layer2     who has the VIPs
 //!                     │              ├─ plugins, plugin_store        what can schedule
 //!                     │              ├─ plugin_acts, plugin_watch    uploads, rollbacks, failures

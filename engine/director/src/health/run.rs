@@ -4,7 +4,7 @@
 //! A check waits for its server and for nobody else: it holds no lock, and there is room for
 //! [`CHECKS_AT_ONCE`] of them. What they find is told to the workers at once, but not so often
 //! that the control thread does nothing else: after each change it rests nine times as long as the
-//! change took, and what is found meanwhile is told together.
+//! change took (at most [`REST_MOST`]), and what is found meanwhile is told together.
 
 use super::dr::Dr;
 use super::judge::Verdict;
@@ -33,6 +33,9 @@ pub const COMMANDS_AT_ONCE: usize = 64;
 const OUTCOMES: usize = 1_024;
 /// Between two changes for the workers, at least.
 const REST: Duration = Duration::from_millis(20);
+/// Between two changes, at most, because one took long: a worker that hangs can hold one up for
+/// seconds.
+const REST_MOST: Duration = Duration::from_secs(1);
 /// How often it is said that checks come late.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 /// How long the start waits for the first result of each server.
@@ -202,7 +205,7 @@ impl Watch {
             warn!("{error}");
         }
         let took = began.elapsed();
-        self.rested = Instant::now() + (took * 9).max(REST);
+        self.rested = Instant::now() + (took * 9).clamp(REST, REST_MOST);
         self.due = next(&supervisor);
     }
 }
