@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main ── cli ── commands ── client ───────────┐ Unix socket, TCP
+//!          ├──── doctor, rs                           what is wrong here, and on a real server
 //!          └──── run ─┬─ api ◀── api_access ───┘
 //!                     ├─ supervisor ─┬─ services, reload, config     what should be done
 //!                     │              ├─ neighbors ◀─ netlink, links  where it is on the wire
