@@ -5,6 +5,7 @@
 
 pub mod bare;
 pub mod diagnosis;
+pub mod faults;
 pub mod guest_site;
 pub mod in_process;
 pub mod kernel_counts;
@@ -14,6 +15,7 @@ pub mod newcomers;
 pub mod numbered;
 pub mod page;
 pub mod plugins;
+pub mod pressure;
 pub mod swaps;
 pub mod taken;
 

@@ -49,10 +49,20 @@ impl HttpClient {
 
     /// Connects from the namespace of the calling thread.
     pub fn connect_here(peer: SocketAddr) -> Result<HttpClient> {
+        HttpClient::connect_here_within(peer, CONNECT_PATIENCE, SILENCE_MAX)
+    }
+
+    /// Connects from the namespace of the calling thread, within `patience`. After that the other
+    /// side may be silent, or deaf, as long as `silence`.
+    pub fn connect_here_within(
+        peer: SocketAddr,
+        patience: Duration,
+        silence: Duration,
+    ) -> Result<HttpClient> {
         let connect = || {
-            let socket = TcpStream::connect_timeout(&peer, CONNECT_PATIENCE)?;
-            socket.set_read_timeout(Some(SILENCE_MAX))?;
-            socket.set_write_timeout(Some(SILENCE_MAX))?;
+            let socket = TcpStream::connect_timeout(&peer, patience)?;
+            socket.set_read_timeout(Some(silence))?;
+            socket.set_write_timeout(Some(silence))?;
             socket.set_nodelay(true)?;
             Ok::<_, std::io::Error>(socket)
         };
