@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::bare::{Bare, differences, run};
+use common::bare::{Bare, assert_same, differences, run};
 use common::{HTTP, http, shunt, wait_until_ready};
 use lab::{
     Config, Director, Family, HttpServer, NIC, Netns, OwnFiles, Plan, TempDir, get_once, vip,
@@ -72,14 +72,14 @@ fn a_machine_is_made_a_real_server_once_and_put_back() {
     let said = bare.rs(1, &format!("setup --vip {VIP} --vip {VIP}")).well();
     assert!(said.contains("net.ipv4.conf.all.arp_announce: already 2\n"), "{said}");
     assert!(said.ends_with("lo: already there\nnothing had to be changed\n"), "{said}");
-    assert_eq!(bare.snapshot(1), after);
+    assert_same(&after, &bare.snapshot(1));
 
     let said = bare.rs(1, "teardown").well();
     assert!(said.contains("net.ipv4.conf.lo.arp_ignore: 1 -> 3\n"), "{said}");
     assert!(said.contains("172.17.100.100/32 on lo: removed\n"), "{said}");
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     assert_eq!(bare.rs(1, "teardown").well(), "nothing had to be changed\n");
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     // Nothing is left of the record either.
     assert_eq!(fs::read_dir(bare.files(1).path("/run/shunt")).unwrap().count(), 0);
 }
@@ -113,7 +113,7 @@ fn a_setup_and_what_is_typed_by_hand_come_to_the_same() {
     let said = bare.rs(2, &format!("setup --vip {VIP}")).well();
     assert!(said.ends_with("nothing had to be changed\n"), "{said}");
     bare.rs(2, "teardown").well();
-    assert_eq!(bare.snapshot(2), before);
+    assert_same(&before, &bare.snapshot(2));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn setups_at_the_same_time_take_turns() {
         assert!(address(bare.netns(1), "lo", vip).is_some() && unit.contains(vip), "{vip}: {unit}");
     }
     bare.rs(1, "teardown").well();
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     assert_eq!(files_below(&bare.files(1).path("/")), [""; 0]);
 }
 
@@ -152,7 +152,7 @@ fn a_dry_run_changes_nothing_and_json_is_complete() {
     assert!(said.contains("net.ipv4.conf.all.arp_ignore: 0 -> 1\n"), "{said}");
     assert!(said.contains("/etc/systemd/system/shunt-rs.service: written\n"), "{said}");
     let dry = bare.rs(1, &format!("{setup} --dry-run --json")).well();
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     assert!(!bare.files(1).path("/run/shunt").exists());
     assert!(!bare.files(1).path("/etc/sysctl.d/60-shunt-rs.conf").exists());
 
@@ -182,7 +182,7 @@ fn a_dry_run_changes_nothing_and_json_is_complete() {
     let said = bare.rs(1, "teardown --json").well();
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["changed"], &said["vips"][0]["state"]), (&true.into(), &"removed".into()));
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 #[test]
@@ -195,10 +195,10 @@ fn a_vip_that_was_there_by_other_hands_stays() {
     let said = bare.rs(1, "teardown").well();
     assert!(said.contains(&format!("{VIP}/32 on lo: left, because it was there")), "{said}");
     assert!(said.contains(&format!("{OTHER}/32 on lo: removed")), "{said}");
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     let said = bare.rs(1, &format!("teardown --vip {VIP}")).refused();
     assert!(said.contains(&format!("`ip address del {VIP}/32 dev lo`")), "{said}");
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 #[test]
@@ -211,9 +211,9 @@ fn one_of_two_vips_can_go() {
     assert!(address(bare.netns(1), "lo", OTHER).is_some());
     let said = bare.rs(1, &format!("teardown --vip {OTHER}")).well();
     assert_eq!(said, format!("{OTHER}/32 on lo: removed\n"));
-    assert_eq!(bare.snapshot(1), one);
+    assert_same(&one, &bare.snapshot(1));
     bare.rs(1, &format!("teardown --vip {VIP}")).well();
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 /// A network card that answers no ARP. Where the kernel has no dummy devices, a bridge without
@@ -233,6 +233,7 @@ fn a_dummy_interface_and_ipv6_serve_as_well() {
     add_dummy(netns, "dummy0.1");
     netns.sysctl("net.ipv6.conf.all.accept_dad", "1").unwrap();
     netns.sysctl("net.ipv6.conf.dummy0/1.accept_dad", "1").unwrap();
+    bare.settle();
     let before = bare.snapshot(1);
     let vip6 = vip(Family::V6).to_string();
     let said = bare.rs(1, &format!("setup --interface dummy0.1 --vip {VIP} --vip {vip6}")).well();
@@ -244,12 +245,12 @@ fn a_dummy_interface_and_ipv6_serve_as_well() {
     assert_eq!((&held["prefixlen"], &held["nodad"]), (&128.into(), &true.into()), "{held}");
     assert!(held["tentative"].is_null() && held["dadfailed"].is_null(), "{held}");
     bare.rs(1, "teardown").well();
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 
     let said = bare.rs(1, &format!("setup --vip {vip6}")).well();
     assert_eq!(said, format!("{vip6}/128 on lo: added\n"));
     bare.rs(1, "teardown").well();
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 /// The files that are there of those that a setup may write.
@@ -313,10 +314,10 @@ fn what_is_persisted_comes_back_at_boot_and_goes_with_a_teardown() {
 
     for _ in 0..2 {
         shut_down(&bare);
-        assert_eq!(bare.snapshot(1), before);
+        assert_same(&before, &bare.snapshot(1));
         let said = boot(&bare, &root);
         assert!(said.contains(&format!("{VIP}/32 on lo: added\n")), "{said}");
-        assert_eq!(bare.snapshot(1), after);
+        assert_same(&after, &bare.snapshot(1));
     }
     bare.rs(1, &format!("teardown --vip {VIP}")).well();
     let unit = fs::read_to_string(root.join("etc/systemd/system/shunt-rs.service")).unwrap();
@@ -324,7 +325,7 @@ fn what_is_persisted_comes_back_at_boot_and_goes_with_a_teardown() {
     let said = bare.rs(1, "teardown").well();
     assert!(said.contains("/etc/sysctl.d/60-shunt-rs.conf: removed\n"), "{said}");
     assert_eq!(files_below(&root), [""; 0]);
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 #[test]
@@ -342,7 +343,7 @@ fn the_files_can_go_into_an_image() {
     let said = bare.rs(1, "teardown").well();
     assert!(said.contains(&format!("{}/etc/sysctl.d", root.display())), "{said}");
     assert_eq!(files_below(root), [""; 0]);
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 #[test]
@@ -351,12 +352,13 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
     let netns = bare.netns(1);
     add_dummy(netns, "dummy0");
     netns.ip("link set dummy0 down").unwrap();
+    bare.settle();
     let check = |words: &str, expected: &str| {
         let before = bare.snapshot(1);
         let said = bare.rs(1, words).refused();
         assert!(said.contains(expected), "{words}: {said}");
         assert!(said.lines().all(|line| line.starts_with("shunt: ")), "{said}");
-        assert_eq!(bare.snapshot(1), before, "{words}");
+        assert_same(&before, &bare.snapshot(1));
     };
     check("setup --vip 172.17.100.1", "this machine's own address on eth0");
     check(&format!("setup --vip {VIP} --interface nope0"), "there is no interface nope0");
@@ -384,7 +386,7 @@ fn without_the_right_to_it_nothing_is_tried() {
     assert!(said.contains("needs root (CAP_NET_ADMIN)") && said.contains("--dry-run"), "{said}");
     assert!(weak("teardown").refused().contains("needs root"));
     assert!(weak(&format!("setup --vip {VIP} --dry-run")).well().contains("0 -> 1"));
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
 }
 
 #[test]
@@ -399,7 +401,7 @@ fn a_step_that_fails_takes_back_those_before_it() {
     let said = bare.rs(1, &format!("setup --persist --vip {VIP} --root {root}"));
     let said = said.refused();
     assert!(said.contains("/etc/systemd"), "{said}");
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     assert_eq!(files_below(image.path()), [""; 0]);
 
     // One setting out of four can only be read.
@@ -411,7 +413,7 @@ fn a_step_that_fails_takes_back_those_before_it() {
     let said = run(bare.command(1, "sh").args(["-c", &script])).refused();
     assert!(said.contains("cannot set net.ipv4.conf.lo.arp_announce to 2: Read-only"), "{said}");
     assert!(said.contains("what had been changed before was put back"), "{said}");
-    assert_eq!(bare.snapshot(1), before);
+    assert_same(&before, &bare.snapshot(1));
     assert_eq!(fs::read_dir(bare.files(1).path("/run/shunt")).unwrap().count(), 0);
 }
 

@@ -1,11 +1,15 @@
 //! Bare machines, each with files of its own, on which `shunt rs` is run as it is typed.
 
-use super::shunt;
-use lab::{MachineLock, Netns, OwnFiles, Plan, Topology};
+use super::{PATIENCE, shunt};
+use lab::{MachineLock, Netns, OwnFiles, Plan, Topology, wait_until};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long nothing has changed when nothing more will.
+const QUIET: Duration = Duration::from_millis(1_200);
 
 /// Bare machines: a real server is what `shunt rs setup` makes of them.
 pub struct Bare {
@@ -46,7 +50,27 @@ impl Bare {
         let files = (1..=topology.real_servers.len())
             .map(|number| OwnFiles::create(&format!("{purpose}-files{number}")).unwrap())
             .collect();
-        Bare { files, topology, _lock: lock }
+        let bare = Bare { files, topology, _lock: lock };
+        bare.settle();
+        bare
+    }
+
+    /// Waits until the kernel has done what it does by itself after a link came up: it looks for
+    /// carriers once a second (net/core/link_watch.c), and takes its time for IPv6.
+    pub fn settle(&self) {
+        let read = || {
+            let numbers = 1..=self.topology.real_servers.len() as u8;
+            numbers.map(|number| self.snapshot(number)).collect::<Vec<_>>()
+        };
+        let mut seen = (Instant::now(), read());
+        wait_until(PATIENCE, "nothing changes by itself any more", || {
+            let now = read();
+            if now != seen.1 {
+                seen = (Instant::now(), now);
+            }
+            seen.0.elapsed() > QUIET
+        })
+        .unwrap();
     }
 
     /// A real server, from 1.
@@ -86,6 +110,14 @@ impl Bare {
             all.insert(format!("ip {words}"), netns.ip(words).unwrap());
         }
         all
+    }
+}
+
+/// Everything is as it was.
+#[track_caller]
+pub fn assert_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
+    if let Some(name) = differences(before, after).first() {
+        panic!("{name} was\n{}and is\n{}", before[name], after[name]);
     }
 }
 
