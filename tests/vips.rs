@@ -65,7 +65,16 @@ fn vip_view(director: &Director, address: IpAddr) -> Option<VipView> {
 }
 
 fn wait_for_vip(director: &Director, until: &str, wanted: impl Fn(&VipView) -> bool) {
-    let vip = vip(Family::V4);
+    wait_for_vip_of(director, Family::V4, until, wanted);
+}
+
+fn wait_for_vip_of(
+    director: &Director,
+    family: Family,
+    until: &str,
+    wanted: impl Fn(&VipView) -> bool,
+) {
+    let vip = vip(family);
     let is_so = || vip_view(director, vip).is_some_and(|view| wanted(&view));
     if let Err(error) = director.process().wait_until(PATIENCE, until, is_so) {
         panic!("{error}\n{:#?}\n{}", vip_view(director, vip), director.process().output());
@@ -366,8 +375,9 @@ fn vips_come_back_with_their_link() {
 
 #[test]
 fn a_real_server_that_answers_arp_for_the_vip_is_named() {
-    let site = without_vip(Plan::new("flux"), &[Family::V4]);
-    let director = site.start(&Config::of(vec![http_rr(2)]));
+    let site = without_vip(Plan::new("flux").ipv6(), &BOTH);
+    let config = Config::of(BOTH.map(|family| service("tcp", family, "rr", 2)).into());
+    let director = site.start(&config);
     answers(&site, Family::V4, 2);
     let rs2 = real_server_address(2, Family::V4);
     let mac = mac_text(real_server_mac(2));
@@ -376,6 +386,15 @@ fn a_real_server_that_answers_arp_for_the_vip_is_named() {
     let claim = ClaimView { mac: mac.clone(), server: Some(rs2) };
     wait_for_vip(&director, "it is claimed", |view| view.claims == [claim.clone()]);
     println!("noticed after {} ms", begun.elapsed().as_millis());
+    // With IPv6 a machine is silent for what it has on lo, and answers for what is on its NIC.
+    let words = format!("dev {NIC} nodad");
+    let rs2_v6 = site.topology.real_server(2);
+    rs2_v6.ip(&format!("address add {} {words}", with_width(Family::V6))).unwrap();
+    let claim_v6 = ClaimView { mac: mac.clone(), server: Some(real_server_address(2, Family::V6)) };
+    wait_for_vip_of(&director, Family::V6, "it is claimed", |view| {
+        view.claims == [claim_v6.clone()]
+    });
+    rs2_v6.ip(&format!("address del {} dev {NIC}", with_width(Family::V6))).unwrap();
     let sentence =
         format!("warning: real server {rs2} ({mac}) answers ARP for VIP {}", vip(Family::V4));
     wait_for_word(&director, &sentence);
@@ -387,6 +406,7 @@ fn a_real_server_that_answers_arp_for_the_vip_is_named() {
 
     let_it_answer(&site, 2, false);
     wait_for_vip(&director, "the claim has ended", |view| view.claims.is_empty());
+    wait_for_vip_of(&director, Family::V6, "the claim has ended", |view| view.claims.is_empty());
     wait_for_word(&director, &format!("{mac} no longer claims VIP {address}"));
     let metrics = Metrics::fetch(&site.topology.director);
     assert_eq!(metrics.with("shunt_vip_claimed", &[]).count(), 0, "{}", metrics.text);

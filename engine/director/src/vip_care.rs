@@ -23,13 +23,15 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-/// How often it is looked for something to do.
+/// Time between two looks at what the machine has, and at what is to be done, at least.
 const TICK: Duration = Duration::from_millis(100);
+/// The same at most, while nothing happens.
+const REST: Duration = Duration::from_secs(1);
 /// How long those who have a VIP get to say so before it is added: three questions in 300 ms, and
 /// 200 ms more.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -180,10 +182,9 @@ impl VipCare {
     }
 
     async fn go_on(&mut self) -> Result<Infallible, String> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changed = true;
         let mut looked = Instant::now();
+        let mut at = looked;
         loop {
             tokio::select! {
                 () = self.changed.notified() => {
@@ -200,12 +201,14 @@ impl VipCare {
                     while burst.len() < AT_ONCE && let Ok(heard) = self.heard.1.try_recv() {
                         burst.push(heard);
                     }
-                    self.hear(burst).await;
+                    if !self.hear(burst).await {
+                        continue;
+                    }
                 }
                 Some((vip, answer)) = self.answers.1.recv() => {
                     self.answered(vip, answer).await;
                 }
-                _ = tick.tick() => {
+                () = sleep_until(at) => {
                     if self.notifications.0.is_finished() {
                         return Err("the kernel's notifications have ended".to_owned());
                     }
@@ -215,8 +218,13 @@ impl VipCare {
                         self.look().await?;
                     }
                     self.act().await?;
+                    let rest = self.supervisor.lock().await.vips.rest(clock::now());
+                    at = Instant::now() + Duration::from_millis(rest).clamp(TICK, REST);
+                    continue;
                 }
             }
+            // Whatever happened, there may be something to do for it.
+            at = at.min(Instant::now() + TICK);
         }
     }
 
@@ -383,11 +391,12 @@ impl VipCare {
         }
     }
 
-    async fn hear(&self, burst: Vec<Heard>) {
+    /// Returns whether one of the VIPs is claimed, which is news.
+    async fn hear(&self, burst: Vec<Heard>) -> bool {
         let own = self.ground.macs();
         let supervisor = &mut *self.supervisor.lock().await;
         let now = clock::now();
-        let mut moved = false;
+        let (mut moved, mut news) = (false, false);
         for (link, Claim { address, mac }) in burst {
             if own.contains(&mac) {
                 continue;
@@ -396,9 +405,11 @@ impl VipCare {
             if supervisor.vips.claimed(link, address, mac, now) {
                 let server = owner(&supervisor.neighbors, mac, address);
                 warn!("{}", vips::claim(address, mac, server));
+                news = true;
             }
         }
         netlink::tell(supervisor, moved).await;
+        news
     }
 }
 

@@ -315,6 +315,12 @@ impl Vips {
         due.into_iter().map(announce).collect()
     }
 
+    /// How long there is nothing to do, if nothing happens meanwhile.
+    pub fn rest(&self, now: Millis) -> Millis {
+        let next = self.entries.values().filter_map(|entry| entry.next(self.manage)).min();
+        next.map_or(Millis::MAX, |at| at.saturating_sub(now))
+    }
+
     /// These, and no others, have answered for a VIP, with the real server of each that is one's;
     /// none of them is this machine. Returns whether the VIP is left to them.
     pub fn answered(
@@ -443,6 +449,22 @@ impl Entry {
     fn announce_from(&mut self, now: Millis) {
         self.left = ANNOUNCEMENTS;
         self.announce_at = now;
+    }
+
+    /// When there is something to do for it.
+    fn next(&self, manage: bool) -> Option<Millis> {
+        let ended = self.claims.values().map(|heard| heard + CLAIM).min();
+        let waits = match (self.asked, self.held) {
+            (Asked::No, _) => Some(0),
+            (Asked::Taken(until), _) => Some(until),
+            (Asked::Free, Held::Absent) => Some(self.add_at),
+            _ => None,
+        };
+        let waits = waits.filter(|_| manage && !self.others);
+        let up = self.link.as_ref().is_some_and(|(.., up)| *up);
+        let announce = (up && self.held == Held::Shunt).then_some(self.announce_at);
+        let probe = (up && self.held != Held::Absent).then_some(self.probe_at);
+        [ended, waits, announce, probe].into_iter().flatten().min()
     }
 
     fn is_to_be_announced(&self, now: Millis) -> bool {

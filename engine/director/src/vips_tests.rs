@@ -100,6 +100,19 @@ fn it_is_asked_every_five_seconds_who_else_has_it() {
 }
 
 #[test]
+fn there_is_rest_until_something_is_due() {
+    let mut vips = Vips::started();
+    vips.see(&ground().with(vip(), true), 0);
+    assert_eq!(vips.rest(100), 900, "the second announcement");
+    announcements(&mut vips, 100, 4_000);
+    assert_eq!(vips.rest(4_000), 1_000, "the next question");
+    vips.due(5_000);
+    assert_eq!(vips.rest(5_000), 5_000);
+    vips.claimed(LINK, vip(), RS, 5_100);
+    assert_eq!(vips.rest(5_100), 0, "it is answered at once");
+}
+
+#[test]
 fn a_kernel_that_keeps_no_mark_has_shunts_vip_all_the_same() {
     let mut vips = Vips::started();
     let there = ground().with(vip(), false);
@@ -145,6 +158,7 @@ fn without_managing_it_waits() {
     let [Act::Say(said)] = &vips.see(&ground(), 0)[..] else { panic!() };
     assert!(said.contains("shunt waits for it"), "{said}");
     assert!(!vips.asking(), "nobody waits for an answer");
+    assert_eq!(vips.rest(0), Millis::MAX);
     // A mark means nothing to one who does not manage.
     let there = ground().with(vip(), true);
     let acts = vips.see(&there, 1_000);
