@@ -70,7 +70,8 @@ where
         }
     };
     // Without a sender the connection is closed from here, with TLS's own goodbye. The director
-    // closes first, so that no server has to keep the connection in TIME_WAIT.
+    // closes first, so that no server has to keep the connection in TIME_WAIT; but one that answers
+    // TLS's goodbye before the FIN is there does.
     drop(sender);
     let _ = timeout(GOODBYE, connection).await;
     result
