@@ -4,7 +4,7 @@
 //! A check waits for its server and for nobody else: it holds no lock, and there is room for
 //! [`CHECKS_AT_ONCE`] of them. What they find is told to the workers at once, but not so often
 //! that the control thread does nothing else: after each change it rests nine times as long as the
-//! change took (at most [`REST_MOST`]), and what is found meanwhile is told together.
+//! change took (at most `REST_MOST`), and what is found meanwhile is told together.
 
 use super::dr::Dr;
 use super::judge::Verdict;
