@@ -6,8 +6,8 @@ use crate::config::{
     WrittenBusyPoll, WrittenInterface, WrittenProtocol, WrittenServer, WrittenService,
     WrittenTimeouts, WrittenUnknownFlow, place,
 };
-use crate::neighbor_entry::Mac;
-use crate::neighbor_events::mac_text;
+use crate::mac::Mac;
+use crate::mac::mac_text;
 use crate::scheduler_name::{self, Params, SchedulerName};
 use crate::service_name::{ServiceName, parse_mac, parse_server, parse_vip};
 use dataplane::{

@@ -7,7 +7,7 @@ use crate::config_api::{ApiConfig, ApiListen, TlsFiles};
 use crate::config_health::write_health_check;
 use crate::config_plugins::PluginsConfig;
 use crate::health::Policy;
-use crate::neighbor_events::mac_text;
+use crate::mac::mac_text;
 use crate::service_name::protocol_name;
 use crate::services::{ServerEntry, Services};
 use crate::views::{server_mark, service_mark};

@@ -50,6 +50,7 @@ pub mod links;
 pub mod listen;
 pub mod listing;
 pub mod log;
+pub mod mac;
 pub mod metrics;
 mod neighbor_entry;
 pub mod neighbor_events;

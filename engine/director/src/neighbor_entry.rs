@@ -2,6 +2,7 @@
 //!
 //! Pure, with the time as a parameter, like [`crate::neighbors`], whose entries these are.
 
+use crate::mac::Mac;
 use crate::neighbor_events::{Events, What, own_mac};
 use crate::neighbors::{KernelState, MISSES, NeighborState, REFRESH, Reach};
 use dataplane::{Millis, Neighbor};
@@ -15,9 +16,6 @@ const PATIENCE: Millis = 4_000;
 /// Time that a machine gets to show that it still has its address when another one claims it. An
 /// answer takes less than a millisecond; a changed MAC address is to be followed within a second.
 const RIVAL_PATIENCE: Millis = 300;
-
-/// A MAC address.
-pub type Mac = [u8; 6];
 
 /// What to ask the kernel for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

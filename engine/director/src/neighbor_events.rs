@@ -1,6 +1,6 @@
 //! What there is to say about neighbors: each thing once, in one sentence.
 
-use crate::neighbor_entry::Mac;
+use crate::mac::{Mac, mac_text};
 use dataplane::Millis;
 use std::fmt;
 use std::net::IpAddr;
@@ -94,11 +94,6 @@ pub(crate) fn own_mac(mac: Mac) -> String {
         "its MAC address would be {}, the director's own, and what is sent there comes back: correct what answers for it with that one (proxy ARP, a copied machine, a neighbor entry set by hand)",
         mac_text(mac)
     )
-}
-
-/// A MAC address as it is written: six bytes in hexadecimal, colons between.
-pub fn mac_text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// What was said lately of one address.

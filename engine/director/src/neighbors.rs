@@ -14,7 +14,8 @@
 //! replaced machine is followed at once, and two machines with one address do not take each
 //! other's flows in turns: the first keeps them, and the second is warned of.
 
-use crate::neighbor_entry::{Entry, Mac};
+use crate::mac::Mac;
+use crate::neighbor_entry::Entry;
 use crate::neighbor_events::{Events, NeighborEvent, Said};
 use dataplane::{Millis, Neighbor};
 use std::collections::{BTreeMap, BTreeSet};

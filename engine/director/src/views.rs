@@ -3,7 +3,7 @@
 use crate::config::{Config, ServiceConfig};
 use crate::health;
 pub use crate::health::views::{HealthView, QuorumView};
-use crate::neighbor_events::mac_text;
+use crate::mac::mac_text;
 use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;

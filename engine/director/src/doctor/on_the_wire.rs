@@ -5,6 +5,7 @@ use super::servers::Asked;
 use super::surroundings::Surroundings;
 use crate::health::dr::{DrError, DrPath, ask};
 use crate::layer2::who_has::who_has;
+use crate::mac::Mac;
 use crate::neighbors::Reach;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,14 +20,6 @@ const WHO_HAS: Duration = Duration::from_millis(600);
 const ACCEPT: Duration = Duration::from_secs(1);
 /// How many are asked at once: each question has a socket, and answers all come at once.
 const AT_ONCE: usize = 32;
-
-/// A MAC address.
-pub type Mac = [u8; 6];
-
-/// A MAC address as `ip link` writes it.
-pub fn mac_text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
 
 /// What a real server is asked.
 #[derive(Debug, Clone)]

@@ -4,13 +4,14 @@
 use super::director::Running;
 use super::examine::interface_named;
 use super::finding::Read;
-use super::on_the_wire::{Answer, Mac, Question, mac_text};
+use super::on_the_wire::{Answer, Question};
 use super::servers::{ServerFacts, Serving, Way};
 use super::settings::sysctl;
 use super::surroundings::Surroundings;
 use super::vip::{Claimant, Held, VipFacts};
 use crate::config::{Config, DuplicateVip, InterfaceConfig};
 use crate::health::kinds::CheckKind;
+use crate::mac::{Mac, mac_text};
 use crate::neighbors::Reach;
 use crate::service_name::ServiceName;
 use crate::views::ServerView;

@@ -1,10 +1,10 @@
 //! From what this machine is like to whether it can serve a VIP. Nothing is read here.
 
+use crate::mac::mac_text;
 use crate::rs::facts::{ALL, Facts, Held, Key, LinkFacts, Readiness, Setting, sysctl_name, width};
 use crate::rs::finding::{Area, Finding};
 use crate::rs::persist::LOOPBACK;
 use crate::rs_cli::{Listens, VipTarget};
-use lab::mac_text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
