@@ -1,9 +1,13 @@
 //! What health checks do to flows: the results come from a test instead of real servers.
 
-use crate::world::{CONFIG, SERVICE, World, rs};
+use crate::world::{CONFIG, LINK, SERVICE, World, mac, rs};
+use director::clock;
 use director::config::Config;
+use director::health::dr::Dr;
 use director::health::quorum::Quorum;
+use director::neighbors::{KernelState, Reach};
 use frames::tcp_of;
+use std::time::Duration;
 
 /// [`CONFIG`] with a check whose rise and fall are 2, and `keys` for its service.
 pub fn checked(keys: &str) -> String {
@@ -159,4 +163,24 @@ fn what_comes_back_by_hand_is_checked_first() {
     assert_eq!(new_flows(&world, 0), [1]);
     world.check(2, true);
     assert_eq!(new_flows(&world, 10), [1, 2]);
+}
+
+#[test]
+fn a_dr_check_waits_until_a_new_server_is_found() {
+    let third = "[[virtual_service.real_server]]\naddress = \"172.17.100.3\"\n";
+    let world = World::with(&format!("{CONFIG}{third}"));
+    let service = SERVICE.parse::<director::service_name::ServiceName>().unwrap().0;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (dr, patience) = (Dr::default(), Duration::from_secs(20));
+    let error = runtime.block_on(async {
+        let find = async {
+            let neighbors = &mut world.supervisor.lock().await.neighbors;
+            let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0], source: None };
+            neighbors.place(rs(3), reach);
+            neighbors.learned(LINK, rs(3), KernelState::Reachable, Some(mac(3)), clock::now());
+        };
+        tokio::join!(dr.check(&world.supervisor, service, rs(3), patience), find).0.unwrap_err()
+    });
+    // Nothing else is wrong with it: this machine is on no network of its own with it.
+    assert!(error.to_string().contains("no address of its own"), "{error}");
 }

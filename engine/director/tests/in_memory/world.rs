@@ -29,7 +29,7 @@ use std::time::Duration;
 use xsk::{MemoryPort, Port};
 
 /// Index of the only link.
-const LINK: u32 = 7;
+pub const LINK: u32 = 7;
 const FRAMES: u32 = 256;
 
 /// One service of two servers, on `eth0` with two queues.
