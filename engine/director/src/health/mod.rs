@@ -78,6 +78,10 @@ impl Health {
             let [before, now] = [&self.weights, &weights].map(|of| of.standing(&service.key));
             tell(ServiceName(service.key), &service.policy, before, now);
         }
+        if weights.next_step() != self.weights.next_step() {
+            // Whoever has the weights grow sleeps until the step that was the next one.
+            self.changed.notify_one();
+        }
         self.weights = weights;
     }
 }

@@ -5,6 +5,7 @@ use crate::neighbors::{KernelState, Reach};
 use crate::scheduler_name::Params;
 use crate::services::Removal;
 use dataplane::Protocol;
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -331,4 +332,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn whoever_has_weights_grow_hears_of_a_step_that_a_neighbor_brings_back() {
+    let mut world = World::new(Policy { slow_start: 60, ..checked() });
+    world.hear(1, false);
+    world.hear(1, true);
+    world.hear(1, true);
+    let mut health = crate::health::Health::default();
+    let mut accept = |world: &mut World| {
+        world.weigh();
+        health.accept(world.weights.clone(), &world.services);
+        health.changed.notified().now_or_never().is_some()
+    };
+    assert!(accept(&mut world), "it has just come back");
+    assert!(!accept(&mut world), "nothing is new");
+    world.neighbor(1, KernelState::Failed);
+    accept(&mut world);
+    assert_eq!(world.weights.next_step(), None);
+    world.neighbor(1, KernelState::Reachable);
+    assert!(accept(&mut world), "its weight grows on");
+    assert!(world.weights.next_step().is_some());
 }
