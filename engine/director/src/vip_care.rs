@@ -126,6 +126,10 @@ pub async fn watch(mut care: VipCare) -> Infallible {
                 break care;
             }
         };
+        // The answers to what was being asked went with the one before.
+        let vips = &mut care.supervisor.lock().await.vips;
+        let asked: Vec<IpAddr> = vips.addresses().collect();
+        asked.into_iter().for_each(|vip| vips.unanswered(vip));
     }
 }
 
@@ -334,14 +338,18 @@ impl VipCare {
 
     /// Returns a sentence if the VIP is left to others.
     async fn answered(&self, vip: IpAddr, answer: io::Result<BTreeSet<[u8; 6]>>) -> Option<String> {
-        let macs = answer.unwrap_or_else(|error| {
-            // On a link that is down nobody has it, for this director.
-            if error.kind() != io::ErrorKind::NetworkDown {
-                warn!("cannot ask who else has VIP {vip}: {error}");
-            }
-            BTreeSet::new()
-        });
         let supervisor = &mut *self.supervisor.lock().await;
+        let macs = match answer {
+            Ok(macs) => macs,
+            Err(error) if error.kind() == io::ErrorKind::NetworkDown => {
+                supervisor.vips.unanswered(vip);
+                return None;
+            }
+            Err(error) => {
+                warn!("cannot ask who else has VIP {vip}: {error}");
+                BTreeSet::new()
+            }
+        };
         let own = self.ground.macs();
         let by: BTreeMap<_, _> = macs
             .difference(&own)

@@ -257,11 +257,16 @@ impl Vips {
             let news = before != held || !self.looked;
             self.notes.extend(entry.turned(vip, before, news, self.manage, &names));
         }
-        if self.manage && !self.looked {
+        if self.manage {
+            // What a killed director has left, and what was being added when its service went.
             let left = ground.addresses.iter().filter(|own| {
                 own.by_shunt && !vips.contains(&own.address) && ground.is_served(own.link)
             });
-            self.leaving.extend(left.map(|own| (own.address, own.link)));
+            for place in left.map(|own| (own.address, own.link)) {
+                if !self.leaving.contains(&place) {
+                    self.leaving.push(place);
+                }
+            }
         }
         self.looked = true;
     }
@@ -343,6 +348,14 @@ impl Vips {
             self.notes.push(Act::Warn(format!("{}; {outcome}", duplicate(vip, by))));
         }
         taken
+    }
+
+    /// Nobody could be asked, because the link went down or the answers are lost: it is asked
+    /// again, once the link is up.
+    pub fn unanswered(&mut self, vip: IpAddr) {
+        if let Some(entry) = self.entries.get_mut(&vip).filter(|entry| entry.asked == Asked::Now) {
+            entry.asked = Asked::No;
+        }
     }
 
     /// The kernel was asked to add a VIP, and this became of it.
@@ -486,7 +499,8 @@ impl Entry {
             Asked::Taken(until) => until <= now && self.held == Held::Absent,
             Asked::Now | Asked::Free => false,
         };
-        if ask {
+        // On a link that is down nobody answers, and somebody may have it when it is up.
+        if ask && up {
             self.asked = Asked::Now;
             return Some(Act::Ask(vip, link));
         }

@@ -339,7 +339,8 @@ fn services_come_and_go_with_their_vips() {
     vips.want([other]);
     // It came back before it was removed.
     let acts = vips.see(&there, 800);
-    assert!(!acts.iter().any(|act| matches!(act, Act::Remove(..) | Act::Ask(..))), "{acts:?}");
+    assert!(!acts.contains(&Act::Remove(other, LINK)), "{acts:?}");
+    assert!(!acts.contains(&Act::Ask(other, LINK)), "{acts:?}");
     assert_eq!(vips.held(other), Held::Shunt);
     vips.want([]);
     assert_eq!(vips.own(&there), [(other, LINK)], "the end removes what is about to be");
@@ -379,4 +380,49 @@ fn a_vip_belongs_where_its_network_is() {
     let vip: IpAddr = "10.5.7.7".parse().unwrap();
     let mut vips = vips(true, false, &[vip, "10.5.0.3".parse().unwrap()]);
     assert!(vips.see(&ground, 0).contains(&Act::Ask(vip, 2)));
+}
+
+#[test]
+fn a_link_that_is_down_at_the_start_is_asked_when_it_is_up() {
+    let mut vips = vips(true, false, &[vip()]);
+    assert_eq!(vips.see(&ground().down(), 0), [], "whoever has it would not hear the question");
+    assert!(!vips.asking(), "the start does not wait for it");
+    assert_eq!(vips.see(&ground(), 60_000), [Act::Ask(vip(), LINK)]);
+    // It goes down while it is asked.
+    vips.unanswered(vip());
+    assert_eq!(vips.see(&ground().down(), 60_100), []);
+    assert_eq!(vips.see(&ground(), 70_000), [Act::Ask(vip(), LINK)]);
+    assert!(vips.answered(vip(), &BTreeMap::from([(OTHER, None)]), 70_500));
+    let acts = vips.due(70_500);
+    assert!(matches!(acts[..], [Act::Warn(_)]), "another director has it by now: {acts:?}");
+}
+
+#[test]
+fn what_is_added_when_its_service_goes_is_removed() {
+    let mut vips = Vips::started();
+    // The kernel has it, and nobody has looked since.
+    vips.want([]);
+    let there = ground().with(vip(), true);
+    assert_eq!(vips.see(&there, 100), [Act::Remove(vip(), LINK)]);
+    assert_eq!(vips.see(&ground(), 200), []);
+    vips.see(&there, 300);
+    vips.look(&there, |_| String::new(), 400);
+    vips.look(&there, |_| String::new(), 500);
+    assert_eq!(vips.own(&there), [(vip(), LINK)]);
+    // It is wanted again before it is removed.
+    vips.want([vip()]);
+    assert!(!vips.see(&there, 600).contains(&Act::Remove(vip(), LINK)));
+}
+
+#[test]
+fn what_rs_setup_has_put_on_another_link_is_not_the_directors() {
+    let mut vips = vips(true, false, &[vip()]);
+    let mut there = ground();
+    there.addresses.push(OwnAddress { link: 4, address: vip(), prefix: 32, by_shunt: true });
+    let acts = vips.see(&there, 0);
+    let said =
+        Act::Say(format!("VIP {} is on eth1 by other hands: shunt leaves it to them", vip()));
+    assert!(acts.contains(&said), "{acts:?}");
+    assert!(!acts.iter().any(|act| matches!(act, Act::Announce(..))), "{acts:?}");
+    assert_eq!((vips.held(vip()), vips.own(&there)), (Held::Other, Vec::new()));
 }
