@@ -86,22 +86,33 @@ impl Check<'_> {
         if !checked {
             self.problem(offset, "slow_start needs a health check that says when a server is back: add [virtual_service.health_check]");
         }
-        let plugin = scheduler.name.as_str();
-        if WITHOUT_SHARES.contains(&plugin) {
-            let message = format!(
-                "slow_start has no effect with the scheduler {plugin}, whose flows are not shared by weight: choose wrr, wlc or mh, or leave slow_start out"
-            );
-            self.problem(offset, message);
-        }
-        if let Some(server) = servers.iter().find(|server| server.weight == 1) {
-            let message = format!(
-                "slow_start cannot grow the weight 1 of {}, which has no steps: give all real servers ten times the weight, or leave slow_start out",
-                server.address
-            );
+        let weights = servers.iter().map(|server| (server.address, server.weight));
+        for message in slow_start_problems(scheduler, weights) {
             self.problem(offset, message);
         }
         seconds
     }
+}
+
+/// Why weights cannot grow with this scheduler and these weights of real servers. A change at run
+/// time may bring that about, too, and `shunt save` writes what a start takes.
+pub(crate) fn slow_start_problems(
+    scheduler: &SchedulerName,
+    mut weights: impl Iterator<Item = (IpAddr, u16)>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    let plugin = scheduler.name.as_str();
+    if WITHOUT_SHARES.contains(&plugin) {
+        problems.push(format!(
+            "slow_start has no effect with the scheduler {plugin}, whose flows are not shared by weight: choose wrr, wlc or mh, or leave slow_start out"
+        ));
+    }
+    if let Some((server, _)) = weights.find(|(_, weight)| *weight == 1) {
+        problems.push(format!(
+            "slow_start cannot grow the weight 1 of {server}, which has no steps: give all real servers ten times the weight, or leave slow_start out"
+        ));
+    }
+    problems
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use crate::config::{
 use crate::config_api::{ApiConfig, ApiListen, TlsFiles};
 use crate::config_health::write_health_check;
 use crate::config_plugins::PluginsConfig;
+use crate::config_policy::slow_start_problems;
 use crate::health::Policy;
 use crate::mac::mac_text;
 use crate::service_name::protocol_name;
-use crate::services::{ServerEntry, Services};
+use crate::services::{ServerEntry, ServiceEntry, Services};
 use crate::views::{server_mark, service_mark};
 use dataplane::{ServerState, UnknownFlow};
 use std::fmt::{self, Write};
@@ -130,7 +131,10 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
         writeln!(text, "address = \"{address}\"")?;
         writeln!(text, "protocol = \"{}\"", protocol_name(entry.key.protocol))?;
         writeln!(text, "scheduler = \"{}\"", entry.scheduler)?;
-        write_policy(text, &entry.policy)?;
+        let mut servers: Vec<_> = services.members(entry).map(|(_, server)| server).collect();
+        servers.sort_by_key(|server| server.address);
+        servers.retain(|server| server.state == ServerState::Serving && !server.sorry);
+        write_policy(text, entry, &servers)?;
         if !entry.params.is_empty() {
             writeln!(text, "[virtual_service.scheduler_params]")?;
         }
@@ -140,10 +144,7 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
         if let Some(check) = &entry.policy.check {
             write_health_check(text, check)?;
         }
-        let mut servers: Vec<_> = services.members(entry).map(|(_, server)| server).collect();
-        servers.sort_by_key(|server| server.address);
-        let serving = |server: &&ServerEntry| server.state == ServerState::Serving && !server.sorry;
-        for server in servers.into_iter().filter(serving) {
+        for server in servers {
             let mark = comment(server_mark(config, entry, server));
             writeln!(text, "[[virtual_service.real_server]]{mark}")?;
             writeln!(text, "address = \"{}\"\nweight = {}", server.address, server.weight)?;
@@ -155,13 +156,19 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
     Ok(())
 }
 
-fn write_policy(text: &mut String, policy: &Policy) -> fmt::Result {
-    let Policy { check: _, quorum, hysteresis, sorry_server, slow_start } = policy;
+fn write_policy(text: &mut String, entry: &ServiceEntry, servers: &[&ServerEntry]) -> fmt::Result {
+    let Policy { check: _, quorum, hysteresis, sorry_server, slow_start } = &entry.policy;
     writeln!(text, "quorum = {quorum}\nhysteresis = {hysteresis}")?;
     if let Some(address) = sorry_server {
         writeln!(text, "sorry_server = \"{address}\"")?;
     }
-    writeln!(text, "slow_start = {slow_start}")
+    let weights = servers.iter().map(|server| (server.address, server.weight));
+    // What was changed at run time must not keep the next start from reading it.
+    let problem = slow_start_problems(&entry.scheduler, weights).into_iter().next();
+    match problem.filter(|_| *slow_start > 0) {
+        Some(problem) => writeln!(text, "slow_start = 0  # the config has {slow_start}; {problem}"),
+        None => writeln!(text, "slow_start = {slow_start}"),
+    }
 }
 
 fn comment(mark: Option<String>) -> String {
@@ -307,6 +314,32 @@ protocol = "udp"
             assert!(written.contains(mark), "{written}");
         }
         assert_eq!(written.matches("scheduler_params").count(), 1, "{written}");
+    }
+
+    #[test]
+    fn a_slow_start_that_run_time_has_made_impossible_keeps_no_start_from_reading() {
+        let text = TEXT
+            .replacen("quorum = 2", "quorum = 2\nslow_start = 30", 1)
+            .replacen("weight = 3", "weight = 30", 1)
+            .replacen("address = \"172.17.100.2\"", "address = \"172.17.100.2\"\nweight = 10", 1);
+        let config = Config::parse(&text, &stock_only).unwrap();
+        let key = config.services[0].key;
+        let slow_start = |change: &dyn Fn(&mut Services)| {
+            let mut services = in_force(&config);
+            change(&mut services);
+            Config::parse(&write(&config, &services), &stock_only).unwrap().services[0]
+                .policy
+                .slow_start
+        };
+        assert_eq!(slow_start(&|_| {}), 30);
+        let one = |services: &mut Services| {
+            services.set_weight(&key, [172, 17, 100, 1].into(), 1).unwrap();
+        };
+        assert_eq!(slow_start(&one), 0);
+        let rr = |services: &mut Services| {
+            services.set_scheduler(&key, "rr".parse().unwrap(), None).unwrap();
+        };
+        assert_eq!(slow_start(&rr), 0);
     }
 
     #[test]
