@@ -196,8 +196,13 @@ impl Entry {
         } else if self.rival.is_none_or(|rival| rival.mac != mac) {
             // Whoever has it now is asked first: two machines with one address must not take
             // each other's flows in turns.
-            self.rival = Some(Rival { mac, asked: None });
-            self.ask_at = now;
+            // It may have been asked for another claim already: it gets its time, and no more
+            // questions, however many claim its address.
+            let asked = self.rival.and_then(|rival| rival.asked);
+            self.rival = Some(Rival { mac, asked });
+            if asked.is_none() {
+                self.ask_at = now;
+            }
         }
     }
 

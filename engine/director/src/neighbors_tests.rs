@@ -426,3 +426,27 @@ fn another_source_address_is_no_other_place() {
     assert_eq!(neighbors.reach(rs()), Some(&reach));
     assert!(neighbors.takes_new_flows(0, rs()));
 }
+
+#[test]
+fn many_machines_that_claim_an_address_give_who_has_it_no_less_time() {
+    let mut neighbors = resolved();
+    let mut asks = Vec::new();
+    for last in 0..20 {
+        let now = 500 + u64::from(last) * 10;
+        assert!(!neighbors.heard(LINK, rs(), [2, 0, 0, 0, 1, last], now));
+        asks.extend(kinds(&mut neighbors, now));
+        assert_eq!(mac(&neighbors), OLD, "claim {last}");
+    }
+    assert_eq!(asks, [AskKind::Probe], "one question serves for all");
+    assert!(!neighbors.learned(LINK, rs(), KernelState::Reachable, Some(OLD), 700));
+    assert_eq!(kinds(&mut neighbors, 1_000), []);
+    assert_eq!((mac(&neighbors), neighbors.mac_changes(rs())), (OLD, 0));
+    // Without an answer the last of them has it, as late as if it were the only one.
+    let mut neighbors = resolved();
+    assert!(!neighbors.heard(LINK, rs(), [2, 0, 0, 0, 1, 1], 500));
+    kinds(&mut neighbors, 500);
+    assert!(!neighbors.heard(LINK, rs(), NEW, 700));
+    assert_eq!(kinds(&mut neighbors, 700), []);
+    kinds(&mut neighbors, 800);
+    assert_eq!(mac(&neighbors), NEW);
+}
