@@ -143,7 +143,10 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     let api_socket = listen::api(&config.api.socket, config.api.group.as_ref())?;
     let over_tcp = config.api.listen.as_ref().map(listen::api_over_tcp).transpose()?;
     let metrics = config.metrics_listen.map(listen::metrics).transpose()?;
+    let manages = config.manage_vip;
     let (supervisor, threads) = start(config, config_path)?;
+    let interfaces = supervisor.interfaces.iter().filter(|_| manages);
+    let served: Vec<u32> = interfaces.map(|interface| interface.index).collect();
     let supervisor = Arc::new(Mutex::new(supervisor));
 
     supervisor.lock().await.begin().await?;
@@ -154,13 +157,13 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         warn!("{error}");
     }
     if let Err(error) = attach(&supervisor).await {
-        end(&supervisor, threads, api_socket).await;
+        end(&supervisor, threads, &served, api_socket).await;
         return Err(error.into());
     }
     let care = match vip_care::start(&supervisor).await {
         Ok(care) => care,
         Err(error) => {
-            end(&supervisor, threads, api_socket).await;
+            end(&supervisor, threads, &served, api_socket).await;
             return Err(error.into());
         }
     };
@@ -189,7 +192,7 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     caring.abort();
     let _ = caring.await;
     let began = Instant::now();
-    finish(&supervisor, threads).await;
+    finish(&supervisor, threads, &served).await;
     drop(guard);
     say!("ended in {} ms", began.elapsed().as_millis());
     gone.map_or(Ok(()), |name| Err(RunError::Gone(name)))
@@ -215,8 +218,13 @@ async fn attach(supervisor: &Arc<Mutex<Supervisor>>) -> Result<(), xsk::Error> {
     Ok(())
 }
 
-async fn end(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>, socket: ApiSocket) {
-    finish(supervisor, threads).await;
+async fn end(
+    supervisor: &Arc<Mutex<Supervisor>>,
+    threads: Vec<WorkerThread>,
+    served: &[u32],
+    socket: ApiSocket,
+) {
+    finish(supervisor, threads, served).await;
     drop(socket);
 }
 
@@ -440,15 +448,17 @@ fn read_secrets_anew(access: Option<&Access>) {
     }
 }
 
-/// Removes the VIPs, gives the packets back to the kernel, then stops the workers.
-async fn finish(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>) {
-    // The end of the process detaches too, should a change that hangs be in the way.
-    if let Ok(mut supervisor) = timeout(END, supervisor.lock()).await {
-        // First, so that no packet meets a kernel that would answer it.
-        vip_care::end(&supervisor).await;
-        supervisor.detach();
-        threads.iter().for_each(WorkerThread::stop);
-        supervisor.workers.iter().for_each(WorkerSeat::wake);
-        threads.into_iter().for_each(WorkerThread::join);
-    }
+/// Removes the VIPs, gives the packets back to the kernel, then stops the workers. `served` holds the
+/// indices of the interfaces whose VIPs are shunt's to remove.
+async fn finish(supervisor: &Arc<Mutex<Supervisor>>, threads: Vec<WorkerThread>, served: &[u32]) {
+    let Ok(mut supervisor) = timeout(END, supervisor.lock()).await else {
+        // A change that hangs is in the way. The end of the process detaches, too, but leaves VIPs.
+        return vip_care::end_by_mark(served).await;
+    };
+    // First, so that no packet meets a kernel that would answer it.
+    vip_care::end(&supervisor).await;
+    supervisor.detach();
+    threads.iter().for_each(WorkerThread::stop);
+    supervisor.workers.iter().for_each(WorkerSeat::wake);
+    threads.into_iter().for_each(WorkerThread::join);
 }

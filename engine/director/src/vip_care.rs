@@ -17,6 +17,7 @@ use crate::supervisor::Supervisor;
 use crate::vips::{self, Act, Ground, Held, LinkSeen};
 use crate::{say, warn};
 use futures_util::StreamExt;
+use nix::errno::Errno;
 use rtnetlink::{Handle, MulticastGroup};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -41,6 +42,8 @@ const ASKED_AT_ONCE: usize = 64;
 const END: Duration = Duration::from_millis(500);
 /// Rest before the kernel's sockets are opened again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// Rest before it is tried again to listen on a link.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// Claims handled before the workers are told, at most.
 const AT_ONCE: usize = 1_000;
 /// What the kernel is told of the machine's links and addresses by.
@@ -92,6 +95,8 @@ pub struct VipCare {
     ground: Ground,
     /// By link, and whether it is for IPv4.
     ears: HashMap<(u32, bool), Listening>,
+    /// Links on which that could not be had, as it was said.
+    deaf: BTreeSet<u32>,
     heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
     asking: Arc<Semaphore>,
@@ -141,12 +146,25 @@ pub async fn end(supervisor: &Supervisor) {
     }
 }
 
+/// As [`end`], where a change that hangs keeps the supervisor from saying which VIPs these are: all
+/// with shunt's mark on these served interfaces. Without it the kernel would have them for good.
+pub async fn end_by_mark(served: &[u32]) {
+    let marked = |ground: &Ground| ground.marked().collect();
+    if timeout(END, remove(served, marked)).await.is_err() {
+        warn!("the kernel does not remove the VIPs in time: some stay");
+    }
+}
+
 async fn remove_all(supervisor: &Supervisor) {
+    let served: Vec<u32> = supervisor.interfaces.iter().map(|served| served.index).collect();
+    remove(&served, |ground| supervisor.vips.own(ground)).await;
+}
+
+async fn remove(served: &[u32], which: impl FnOnce(&Ground) -> Vec<(IpAddr, u32)>) {
     let Ok((connection, handle, _)) = rtnetlink::new_connection() else { return };
     let _asking = Task(tokio::spawn(connection));
-    let served: Vec<u32> = supervisor.interfaces.iter().map(|served| served.index).collect();
-    let Ok(ground) = read_ground(&handle, &served).await else { return };
-    for (vip, link) in supervisor.vips.own(&ground) {
+    let Ok(ground) = read_ground(&handle, served).await else { return };
+    for (vip, link) in which(&ground) {
         if let Err(reason) = addresses::remove(&handle, link, vip).await {
             warn!("cannot remove VIP {vip}: {reason}");
         }
@@ -179,6 +197,7 @@ impl VipCare {
             _connections: [listening, asking],
             ground: Ground::default(),
             ears: HashMap::new(),
+            deaf: BTreeSet::new(),
             heard: mpsc::channel(AT_ONCE),
             answers: mpsc::unbounded_channel(),
             asking: Arc::new(Semaphore::new(ASKED_AT_ONCE)),
@@ -217,7 +236,8 @@ impl VipCare {
                         return Err("the kernel's notifications have ended".to_owned());
                     }
                     // Many changes that come together are looked at once.
-                    if std::mem::take(&mut changed) {
+                    let deaf = self.is_deaf() && looked.elapsed() >= LISTEN_AGAIN;
+                    if std::mem::take(&mut changed) || deaf {
                         looked = Instant::now();
                         self.look().await?;
                     }
@@ -271,13 +291,19 @@ impl VipCare {
     fn listen(&mut self, places: &BTreeSet<(u32, bool)>) {
         self.ears
             .retain(|place, listening| places.contains(place) && !listening.task.0.is_finished());
+        let mut deaf = BTreeSet::new();
         for &(link, v4) in places {
             if self.ears.contains_key(&(link, v4)) {
                 continue;
             }
-            // A link that has just gone: there is nothing to hear on it.
-            let Ok(ear) = Ear::open(link, v4) else { continue };
-            let ear = Arc::new(ear);
+            let ear = match Ear::open(link, v4) {
+                Ok(ear) => Arc::new(ear),
+                Err(error) => {
+                    self.tell_deaf(link, &error);
+                    deaf.extend(self.ground.link(link).map(|link| link.index));
+                    continue;
+                }
+            };
             let (listener, to) = (ear.clone(), self.heard.0.clone());
             let listen = async move {
                 while let Ok(claim) = listener.hear().await {
@@ -287,6 +313,25 @@ impl VipCare {
             };
             self.ears.insert((link, v4), Listening { ear, task: Task(tokio::spawn(listen)) });
         }
+        self.deaf = deaf;
+    }
+
+    /// Without an ear nothing is announced either. A link that has just gone is no loss.
+    fn tell_deaf(&self, link: u32, error: &io::Error) {
+        let Some(seen) = self.ground.link(link).filter(|_| !self.deaf.contains(&link)) else {
+            return;
+        };
+        if error.raw_os_error() != Some(Errno::ENODEV as i32) {
+            warn!(
+                "VIPs on {} are not announced, and who else claims them is not heard: no packet socket can be opened ({error}); trying again",
+                seen.name
+            );
+        }
+    }
+
+    /// Whether some link is not listened to that should be.
+    fn is_deaf(&self) -> bool {
+        !self.deaf.is_empty() || self.ears.values().any(|ear| ear.task.0.is_finished())
     }
 
     /// Does what is due. What is added is announced at once.
@@ -447,4 +492,36 @@ pub async fn read_ground(handle: &Handle, served: &[u32]) -> Result<Ground, Stri
 /// Whether a VIP is on the director, whoever put it there.
 pub fn is_held(supervisor: &Supervisor, vip: IpAddr) -> bool {
     supervisor.vips.held(vip) != Held::Absent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lab::{Family, MachineLock, NIC, Plan, vip};
+    use nix::net::if_::if_nametoindex;
+
+    #[test]
+    fn a_director_that_hangs_leaves_no_vip_of_its_own_behind() {
+        let _lock = MachineLock::acquire().unwrap();
+        let topology = Plan::new("end-by-mark").build().unwrap();
+        let others = vip(Family::V4);
+        let own: IpAddr = [172, 17, 100, 101].into();
+        let left = topology.director.run(|| {
+            let (link, lo) = (if_nametoindex(NIC).unwrap(), if_nametoindex("lo").unwrap());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let connection = netlink_read::Connection::open().unwrap();
+                for link in [link, lo] {
+                    addresses::add(&connection.handle, link, own).await.unwrap();
+                }
+                end_by_mark(&[link]).await;
+                let all = addresses::list(&connection.handle).await.unwrap();
+                let of = |address| all.iter().filter(move |own| own.address == address);
+                let links = |address| of(address).map(|own| own.link).collect::<Vec<u32>>();
+                assert_eq!(links(others), [link], "by other hands");
+                assert_eq!(links(own), [lo], "not on a served interface");
+            });
+        });
+        left.unwrap();
+    }
 }

@@ -73,6 +73,12 @@ impl Ground {
         self.link(index).is_some_and(|link| link.served.is_some())
     }
 
+    /// The addresses that a director has added to a served interface: this one, or one before it.
+    pub fn marked(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        let marked = self.addresses.iter().filter(|own| own.by_shunt && self.is_served(own.link));
+        marked.map(|own| (own.address, own.link))
+    }
+
     /// The VIP where it is: on a served interface if it is on one.
     fn find(&self, vip: IpAddr) -> Option<&OwnAddress> {
         let there = || self.addresses.iter().filter(|own| own.address == vip);
@@ -259,10 +265,7 @@ impl Vips {
         }
         if self.manage {
             // What a killed director has left, and what was being added when its service went.
-            let left = ground.addresses.iter().filter(|own| {
-                own.by_shunt && !vips.contains(&own.address) && ground.is_served(own.link)
-            });
-            for place in left.map(|own| (own.address, own.link)) {
+            for place in ground.marked().filter(|(address, _)| !vips.contains(address)) {
                 if !self.leaving.contains(&place) {
                     self.leaving.push(place);
                 }
