@@ -9,6 +9,7 @@
 
 use crate::addresses::{OwnAddress, holds};
 use crate::config::{Config, DuplicateVip};
+use crate::mac::mac_text as text;
 use dataplane::Millis;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -265,11 +266,9 @@ impl Vips {
         }
         if self.manage {
             // What a killed director has left, and what was being added when its service went.
-            for place in ground.marked().filter(|(address, _)| !vips.contains(address)) {
-                if !self.leaving.contains(&place) {
-                    self.leaving.push(place);
-                }
-            }
+            let unwanted = ground.marked().filter(|(address, _)| !vips.contains(address));
+            let left = unwanted.filter(|place| !self.leaving.contains(place));
+            self.leaving.extend(left.collect::<Vec<_>>());
         }
         self.looked = true;
     }
@@ -470,14 +469,15 @@ impl Entry {
     /// When there is something to do for it.
     fn next(&self, manage: bool) -> Option<Millis> {
         let ended = self.claims.values().map(|heard| heard + CLAIM).min();
+        let up = self.link.as_ref().is_some_and(|(.., up)| *up);
         let waits = match (self.asked, self.held) {
-            (Asked::No, _) => Some(0),
-            (Asked::Taken(until), _) => Some(until),
+            // Nobody is asked on a link that is down.
+            (Asked::No, _) => up.then_some(0),
+            (Asked::Taken(until), _) => up.then_some(until),
             (Asked::Free, Held::Absent) => Some(self.add_at),
             _ => None,
         };
         let waits = waits.filter(|_| manage && !self.others);
-        let up = self.link.as_ref().is_some_and(|(.., up)| *up);
         let announce = (up && self.held == Held::Shunt).then_some(self.announce_at);
         let probe = (up && self.held != Held::Absent).then_some(self.probe_at);
         [ended, waits, announce, probe].into_iter().flatten().min()
@@ -593,11 +593,6 @@ pub fn duplicate(vip: IpAddr, by: &BTreeMap<[u8; 6], Option<IpAddr>>) -> String 
 pub fn claim(vip: IpAddr, mac: [u8; 6], server: Option<IpAddr>) -> String {
     let duplicate = duplicate(vip, &BTreeMap::from([(mac, server)]));
     format!("{duplicate}: packets of clients may go past this director")
-}
-
-/// A MAC address as `ip link` writes it.
-pub fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[cfg(test)]

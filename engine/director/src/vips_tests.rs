@@ -387,6 +387,7 @@ fn a_link_that_is_down_at_the_start_is_asked_when_it_is_up() {
     let mut vips = vips(true, false, &[vip()]);
     assert_eq!(vips.see(&ground().down(), 0), [], "whoever has it would not hear the question");
     assert!(!vips.asking(), "the start does not wait for it");
+    assert_eq!(vips.rest(0), Millis::MAX);
     assert_eq!(vips.see(&ground(), 60_000), [Act::Ask(vip(), LINK)]);
     // It goes down while it is asked.
     vips.unanswered(vip());
