@@ -241,16 +241,29 @@ fn read_interrupts(device: &Path) -> Read<Vec<Interrupt>> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     numbers.sort_unstable();
-    let names = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
-    Ok(numbers
-        .into_iter()
-        .filter_map(|number| {
-            // One that is not in use has no line there.
-            let name = interrupt_name(&names, number)?;
-            let file = format!("/proc/irq/{number}/effective_affinity_list");
-            Some(Interrupt { number, name, cores: read_list(&read_line(&file).ok()?) })
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    const NAMES: &str = "/proc/interrupts";
+    let names = std::fs::read_to_string(NAMES).map_err(|error| format!("{NAMES}: {error}"))?;
+    // One that is not in use has no line there.
+    let named =
+        numbers.into_iter().filter_map(|number| Some((number, interrupt_name(&names, number)?)));
+    named
+        .map(|(number, name)| {
+            let cores = read_cores(Path::new("/proc/irq"), number)?;
+            Ok(Interrupt { number, name, cores })
         })
-        .collect())
+        .collect()
+}
+
+/// The cores that an interrupt goes to. Not every kernel tells which one it has chosen of those that
+/// are allowed (CONFIG_GENERIC_IRQ_EFFECTIVE_AFF_MASK).
+fn read_cores(folder: &Path, number: u32) -> Read<Vec<usize>> {
+    let read =
+        |file: &str| read_line(&folder.join(format!("{number}/{file}")).display().to_string());
+    let cores = read("effective_affinity_list").or_else(|_| read("smp_affinity_list"))?;
+    Ok(read_list(&cores))
 }
 
 fn interrupt_name(interrupts: &str, number: u32) -> Option<String> {
@@ -291,6 +304,18 @@ mod tests {
                     1-edge      virtio2-input.0\n138:  0 0 IO-APIC other\n";
         assert_eq!(interrupt_name(text, 38).as_deref(), Some("virtio2-input.0"));
         assert_eq!(interrupt_name(text, 8), None);
+    }
+
+    #[test]
+    fn an_interrupt_that_cannot_be_looked_at_is_none_that_is_elsewhere() {
+        let folder = lab::TempDir::create("irq").unwrap();
+        let read = || read_cores(folder.path(), 38);
+        assert!(read().unwrap_err().contains("38/smp_affinity_list"));
+        std::fs::create_dir(folder.path().join("38")).unwrap();
+        std::fs::write(folder.path().join("38/smp_affinity_list"), "0-1\n").unwrap();
+        assert_eq!(read(), Ok(vec![0, 1]));
+        std::fs::write(folder.path().join("38/effective_affinity_list"), "1\n").unwrap();
+        assert_eq!(read(), Ok(vec![1]));
     }
 
     #[test]

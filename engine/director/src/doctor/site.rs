@@ -227,6 +227,7 @@ pub(super) fn vip_facts(
             managed: site.managed,
             refuses: site.refuses,
             running: running.status().is_some(),
+            ended: matches!(running, Running::No(_)),
             home,
         }
     };

@@ -44,6 +44,8 @@ pub struct VipFacts {
     pub refuses: bool,
     /// A director runs.
     pub running: bool,
+    /// It is known that none runs.
+    pub ended: bool,
 }
 
 /// What follows from it.
@@ -79,10 +81,16 @@ fn held(facts: &VipFacts, subject: &str) -> Finding {
             (false, true) => ", by other hands, which shunt leaves it to",
             (false, false) => ", by other hands",
         };
-        return match (by_shunt, running) {
-            (true, false) => {
-                let sentence = format!("it is on {link}, where a director that was killed left it");
-                Finding::ok(Area::Vip, subject, sentence)
+        return match (by_shunt, facts.ended) {
+            (true, true) => {
+                let sentence = format!(
+                    "it is on {link}, where a director that was killed left it: the kernel resets \
+                     every client"
+                );
+                Finding::warning(Area::Vip, subject, sentence).mended_by(format!(
+                    "start shunt, which takes it over; else ip address del {vip}/{} dev {link}",
+                    width(*vip)
+                ))
             }
             _ => Finding::ok(Area::Vip, subject, format!("it is on {link}{whose}")),
         };
@@ -149,8 +157,9 @@ fn claims(facts: &VipFacts, subject: &str) -> Vec<Finding> {
         let sentence = format!("{macs} answers {how} for it: the master, while this is a backup");
         return vec![Finding::ok(Area::Vip, subject, sentence)];
     }
-    // A VIP that is here already is not asked about by a start.
-    let start = if facts.refuses && facts.managed && !facts.running && !here {
+    // A VIP that other hands have put here is not asked about by a start.
+    let others = facts.held.as_ref().is_ok_and(|held| held.iter().any(|held| !held.by_shunt));
+    let start = if facts.refuses && facts.managed && !facts.running && !others {
         "; a start is refused"
     } else {
         ""
@@ -194,6 +203,7 @@ mod tests {
             managed: true,
             refuses: true,
             running: true,
+            ended: false,
         }
     }
 
@@ -209,6 +219,12 @@ mod tests {
                 assert_eq!(worst(&VipFacts { held, managed, running, ..facts() }).state, State::Ok);
             }
         }
+        let killed = VipFacts { running: false, ended: true, ..facts() };
+        assert_eq!(worst(&killed).state, State::Warning, "the kernel answers clients");
+        let other: IpAddr = [172, 17, 100, 2].into();
+        let flux = Claimant { mac: "02:00:00:00:00:09".into(), server: Some(other) };
+        let claimed = VipFacts { claimants: Ok(vec![flux]), ..killed };
+        assert!(worst(&claimed).sentence.ends_with("; a start is refused"), "{claimed:?}");
         let not_yet = VipFacts { held: Ok(vec![]), running: false, ..facts() };
         assert!(held(&not_yet, "").sentence.contains("a start adds it to eth0"));
         assert_eq!(worst(&not_yet).state, State::Ok);
