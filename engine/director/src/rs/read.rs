@@ -133,12 +133,34 @@ pub fn kept(root: Option<&Path>) -> Result<Kept, String> {
     kept.record = take_in(&mut kept, &path)?;
     let known = kept.record.as_ref().and_then(|record| record.persisted_below.clone());
     kept.root = root.map(Path::to_owned).or(known).unwrap_or_else(|| PathBuf::from("/"));
+    for path in persist::paths(&kept.root) {
+        stays_below(&kept.root, &path)?;
+    }
     let persisted = persist::kept_path(&kept.root);
     kept.persisted = take_in(&mut kept, &persisted)?;
     for path in persist::paths(&kept.root) {
         read_in(&mut kept, &path)?;
     }
     Ok(kept)
+}
+
+/// A folder of an image may be a link that means a place within the image, as /usr/lib does, and
+/// would lead to this machine's.
+fn stays_below(root: &Path, path: &Path) -> Result<(), String> {
+    let Ok(below) = path.strip_prefix(root) else { return Ok(()) };
+    if root == Path::new("/") {
+        return Ok(());
+    }
+    let folders = below.ancestors().skip(1).map(|folder| root.join(folder));
+    let link = |folder: &PathBuf| folder != root && folder.is_symlink();
+    match folders.into_iter().find(link) {
+        Some(link) => Err(format!(
+            "{} is a symbolic link, which may lead out of {}: make it a folder, or start the image and type the command there",
+            link.display(),
+            root.display()
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Where the record of this network namespace is. Namespaces of one machine may share /run, and
@@ -182,6 +204,25 @@ mod tests {
     use super::*;
     use netlink_packet_route::address::{AddressHeaderFlags, AddressProtocol};
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn what_is_written_for_an_image_stays_in_it() {
+        let files = lab::TempDir::create("rs-image").unwrap();
+        let root = files.path().join("image");
+        let all = || persist::paths(&root).iter().try_for_each(|path| stays_below(&root, path));
+        fs::create_dir_all(root.join("etc/systemd")).unwrap();
+        assert_eq!(all(), Ok(()));
+        std::os::unix::fs::symlink("/dev/null", root.join("etc/systemd/system")).unwrap();
+        let error = all().unwrap_err();
+        assert!(error.contains("image/etc/systemd/system is a symbolic link"), "{error}");
+        fs::remove_file(root.join("etc/systemd/system")).unwrap();
+        fs::create_dir(root.join("etc/systemd/system")).unwrap();
+        // The file itself may be a link: it is replaced, not followed.
+        let unit = root.join("etc/systemd/system/shunt-rs.service");
+        std::os::unix::fs::symlink("/dev/null", unit).unwrap();
+        assert_eq!(all(), Ok(()));
+        assert_eq!(stays_below(Path::new("/"), Path::new("/etc/sysctl.d/a")), Ok(()));
+    }
 
     #[test]
     fn a_capability_is_a_bit_of_the_status() {
