@@ -65,7 +65,8 @@ fn wait_for_neighbor(director: &Director, number: u8, families: &[Family], state
 
 fn wait_for_words(director: &Director, words: &str) {
     let said = || director.process().output().contains(words);
-    director.process().wait_until(PATIENCE, &format!("it says {words:?}"), said).unwrap();
+    let waited = director.process().wait_until(PATIENCE, &format!("it says {words:?}"), said);
+    waited.unwrap_or_else(|error| panic!("{error}\n{}", director.process().output()));
 }
 
 #[test]

@@ -16,6 +16,9 @@ const PATIENCE: Millis = 4_000;
 /// Time that a machine gets to show that it still has its address when another one claims it. An
 /// answer takes less than a millisecond; a changed MAC address is to be followed within a second.
 const RIVAL_PATIENCE: Millis = 300;
+/// Time between two questions to it meanwhile: the kernel may have asked the other machine instead,
+/// which it followed in the same moment.
+const RIVAL_AGAIN: Millis = 100;
 
 /// What to ask the kernel for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -248,20 +251,26 @@ impl Entry {
             let valid = self.kernel_mac.is_some();
             return vec![if valid { AskKind::Probe } else { AskKind::Resolve }];
         };
-        if self.unanswered >= MISSES {
+        let again = self.rival.is_some_and(|rival| rival.asked.is_some());
+        if !again && self.unanswered >= MISSES {
             // The kernel says so too, unless somebody has given it more patience.
             self.fail(now, events);
             self.ask_at = now + PATIENCE;
             return Vec::new();
         }
-        self.unanswered += 1;
-        self.confirmed &= self.unanswered == 1;
-        self.ask_at = now + REFRESH;
-        if let Some(rival) = self.rival.as_mut().filter(|rival| rival.asked.is_none()) {
-            rival.asked = Some(now);
-            self.ask_at = now + RIVAL_PATIENCE;
+        if !again {
+            self.unanswered += 1;
+            self.confirmed &= self.unanswered == 1;
         }
-        let tell = (self.kernel_mac != Some(mac)).then_some(AskKind::Tell(mac));
+        self.ask_at = now + REFRESH;
+        if let Some(rival) = &mut self.rival {
+            rival.asked.get_or_insert(now);
+            self.ask_at = now + RIVAL_AGAIN;
+        }
+        // What the kernel is known to have may be old: it follows the other machine as soon as it
+        // hears it, and would ask that one.
+        let tell =
+            (self.rival.is_some() || self.kernel_mac != Some(mac)).then_some(AskKind::Tell(mac));
         tell.into_iter().chain([AskKind::Probe]).collect()
     }
 
