@@ -190,6 +190,32 @@ impl TurnedAway {
 
 /// Serves the API to those who have the token, for ever.
 pub async fn serve(listener: TcpListener, access: Arc<Access>, routes: Router, bounds: Bounds) {
+    let serve = |stream, peer| {
+        let (access, routes) = (access.clone(), routes.clone());
+        async move { serve_connection(stream, peer, &access, routes, bounds).await }
+    };
+    accept(listener, bounds, serve).await;
+}
+
+/// Serves what anybody may see, for ever. Bounded, too: each connection is a file descriptor, and
+/// when these run out every health check fails.
+pub async fn serve_anybody(listener: TcpListener, routes: Router, bounds: Bounds) {
+    let serve = |stream, _| {
+        let routes = TowerToHyperService::new(routes.clone());
+        let service = service_fn(move |request: Request<Incoming>| routes.call(request));
+        async move { converse(stream, service, bounds).await }
+    };
+    accept(listener, bounds, serve).await;
+}
+
+/// Accepts connections, so many at once, and has them served.
+async fn accept<F>(
+    listener: TcpListener,
+    bounds: Bounds,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let room = Arc::new(Semaphore::new(bounds.connections));
     loop {
         // Nobody closes it.
@@ -205,9 +231,9 @@ pub async fn serve(listener: TcpListener, access: Arc<Access>, routes: Router, b
         // the next write fails, which is no reason to refuse the connection.
         let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
         let _ = setsockopt(&stream, sockopt::TcpKeepIdle, &60);
-        let (access, routes) = (access.clone(), routes.clone());
+        let served = serve(stream, peer);
         tokio::spawn(async move {
-            serve_connection(stream, peer, &access, routes, bounds).await;
+            served.await;
             drop(place);
         });
     }
@@ -276,6 +302,16 @@ async fn serve_requests(
             }
         }
     });
+    converse(stream, service, bounds).await;
+}
+
+async fn converse<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S,
+    bounds: Bounds,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+{
     // However a connection ends, the client knows; and that is all that there is to do.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -319,6 +355,37 @@ fn refusal(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// Asks, and waits for the first line of the answer.
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn whoever_needs_no_token_takes_no_more_connections_than_there_may_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().route("/", axum::routing::get(async || "here"));
+        let bounds = Bounds { connections: 2, ..Bounds::default() };
+        tokio::spawn(serve_anybody(listener, routes, bounds));
+        let mut connected = Vec::new();
+        for _ in 0..3 {
+            connected.push(TcpStream::connect(address).await.unwrap());
+        }
+        let [first, second, third] = &mut connected[..] else { panic!("three") };
+        assert_eq!(ask(first).await, "HTTP/1.1 200 OK");
+        assert_eq!(ask(second).await, "HTTP/1.1 200 OK");
+        let waits = timeout(Duration::from_millis(300), ask(third)).await;
+        assert!(waits.is_err(), "it waits until another one goes");
+        connected.remove(0);
+        let mut answer = [0; 15];
+        connected[1].read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
 
     #[test]
     fn many_who_are_turned_away_are_two_lines() {

@@ -179,8 +179,8 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         access
     });
     if let Some(listener) = metrics {
-        let metrics = axum::serve(listener, api::metrics_routes(supervisor.clone()));
-        tokio::spawn(async move { metrics.await });
+        let routes = api::metrics_routes(supervisor.clone());
+        tokio::spawn(api_access::serve_anybody(listener, routes, Bounds::default()));
     }
     let gone = tokio::select! {
         () = serve(&supervisor, &mut signals, access.as_deref()) => None,
