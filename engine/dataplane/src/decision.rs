@@ -259,8 +259,11 @@ impl Decider {
             Some(ServerState::Expired) => true,
             // Of a flow that is over and has no room here, the next one may have overflowed.
             Some(ServerState::Serving | ServerState::Removed) => {
-                flow.state().is_over()
-                    && (opens || place.is_none() && self.has_overflowed(select, arrival.hash))
+                let over = flow.state().is_over()
+                    && (opens || place.is_none() && self.has_overflowed(select, arrival.hash));
+                // Its server may have gone down before it answered, and so has nothing to lose.
+                let unanswered = opens && flow.state() == FlowState::SynRecv;
+                over || unanswered && self.is_passed_over(flow.server(), arrival)
             }
         };
         if anew {
@@ -284,6 +287,19 @@ impl Decider {
             None => self.report(select, flow, arrival, now),
         }
         Ok(Some(flow.server()))
+    }
+
+    /// Whether a server takes no new flows while others of its service do
+    /// (`expire_nodest_conn` in ip_vs_in_hook of net/netfilter/ipvs/ip_vs_core.c, which asks the
+    /// weight, too).
+    fn is_passed_over<const KEY: usize>(&self, server: ServerIndex, arrival: &Known<KEY>) -> bool {
+        let service = self.table.service(arrival.passage.service());
+        let slot = self.table.route(server).map(|route| usize::from(route.slot));
+        service.zip(slot).is_some_and(|(service, slot)| {
+            service.candidates.get(slot).is_some_and(|candidate| candidate.weight == 0)
+                && !service.removed
+                && !service.consistent.is_empty()
+        })
     }
 
     /// A flow that stays another worker's had a packet here: its owner hears of it in time.

@@ -5,7 +5,7 @@ use dataplane::{
     Capacity, DropReason, FlowState, Neighbor, Protocol, ServerIndex, ServerState, ServiceIndex,
     Settings, Timeouts, UnknownFlow,
 };
-use frames::{Director, Layer, Plan, Random, VIP, VIP6, Verdict, build, flags, mac_of};
+use frames::{Director, Layer, Member, Plan, Random, VIP, VIP6, Verdict, build, flags, mac_of};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -138,6 +138,16 @@ impl Model {
         if opens && self.flows.get(&name).is_some_and(over) {
             self.flows.remove(&name);
         }
+        // What nobody has answered yet need not wait for a server that takes no new flows.
+        let unanswered = |flow: &&ModelFlow| opens && flow.state == FlowState::SynRecv;
+        if let Some(server) = self.flows.get(&name).filter(unanswered).map(|flow| flow.server) {
+            let service = plan.service(name.1);
+            let takes = |member: &&Member| takes_new_flows(service.removed, member);
+            let takers: Vec<_> = service.members.iter().flatten().filter(takes).collect();
+            if !takers.is_empty() && takers.iter().all(|taker| taker.index != server) {
+                self.flows.remove(&name);
+            }
+        }
         if let Some(flow) = self.flows.get_mut(&name) {
             flow.state = next_state(Some(flow.state), flags);
             flow.last = now;
@@ -162,11 +172,7 @@ impl Model {
         }
         let next = self.next.entry(name.1).or_default();
         let slots = service.members.len();
-        let takes = |slot: &usize| {
-            let member = service.members[*slot].as_ref().unwrap();
-            let serves = member.state == ServerState::Serving;
-            serves && member.neighbor.is_some() && member.weight > 0
-        };
+        let takes = |slot: &usize| takes_new_flows(false, service.members[*slot].as_ref().unwrap());
         let slot = (*next..*next + slots).map(|slot| slot % slots).find(takes);
         let slot = slot.ok_or(DropReason::NoServer)?;
         *next = slot + 1;
@@ -174,6 +180,11 @@ impl Model {
         self.flows.insert(name, ModelFlow { server, state, last: now });
         Ok(server)
     }
+}
+
+fn takes_new_flows(service_removed: bool, member: &Member) -> bool {
+    let serves = !service_removed && member.state == ServerState::Serving;
+    serves && member.neighbor.is_some() && member.weight > 0
 }
 
 fn client(number: u8, ipv6: bool) -> IpAddr {

@@ -4,7 +4,7 @@ use dataplane::{
     Candidate, DropReason, Failure, Instance, Load, Millis, Neighbor, NewFlow, Protocol, Scheduler,
     ServerIndex, ServerState, ServiceIndex, ServiceTable, Settings, Timeouts, Update,
 };
-use frames::{Director, Plan, Verdict, frame, mac_of, tcp_of, tcp6_of, udp_of};
+use frames::{Director, Plan, VIP6, Verdict, frame, mac_of, tcp_of, tcp6_of, udp_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -41,6 +41,48 @@ fn weight_0_drains() {
     // Its connection is over: the next one goes elsewhere.
     director.send(0, &tcp_of(1, "R"));
     assert_ne!(director.send(0, &tcp_of(1, "S")), kept);
+}
+
+/// A client sends its SYN again when nobody answers, and uses its port again when it was refused:
+/// neither may wait for a server that has gone down meanwhile.
+#[test]
+fn a_syn_that_nobody_answered_goes_elsewhere_when_its_server_takes_no_more() {
+    let mut ipv6 = Plan::default();
+    let service = ipv6.add_service(VIP6, 80, Protocol::Tcp);
+    for machine in [1, 2] {
+        ipv6.add_member(service, machine, 1);
+    }
+    for (plan, syn, ack) in [
+        (Plan::with_servers(2), tcp_of(1, "S"), tcp_of(1, "A")),
+        (ipv6, tcp6_of(1, "S"), tcp6_of(1, "A")),
+    ] {
+        let mut director = Director::new(plan);
+        let first = director.send(0, &syn);
+        let server = server_behind(&director, first);
+        assert_eq!(director.send(0, &syn), first, "it is as good as ever");
+        director.plan.member(server).weight = 0;
+        director.publish();
+        let second = director.send(0, &syn);
+        assert_ne!(second, first);
+        assert_eq!(director.load(0, server), Load::default());
+        assert_eq!(director.send(0, &ack), second);
+        // From here on the connection may be established there.
+        let server = server_behind(&director, second);
+        director.plan.member(server).weight = 0;
+        director.publish();
+        assert_eq!(director.send(0, &syn), second);
+    }
+}
+
+#[test]
+fn a_syn_that_nobody_answered_stays_where_nobody_else_takes_it() {
+    let mut director = Director::new(Plan::with_servers(2));
+    let first = director.send(0, &tcp_of(1, "S"));
+    for server in [0, 1] {
+        director.plan.member(ServerIndex(server)).weight = 0;
+    }
+    director.publish();
+    assert_eq!(director.send(0, &tcp_of(1, "S")), first);
 }
 
 #[test]
