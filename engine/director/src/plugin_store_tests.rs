@@ -1,5 +1,6 @@
 use super::*;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 /// A state_dir of the test's own, removed at its end.
 struct StateDir(PathBuf);
@@ -33,6 +34,18 @@ fn names(versions: &[(u32, &[u8])], current: u32) -> Names {
 
 fn files(state_dir: &Path) -> usize {
     fs::read_dir(state_dir.join("plugins")).map_or(0, Iterator::count)
+}
+
+/// A program that another test is about to start holds what this process had open until it runs:
+/// a lock file is only closed when that has let go of it, too.
+fn once_free(mut open: impl FnMut() -> Result<PluginStore, StoreError>) -> PluginStore {
+    let mut opened = None;
+    let free = || {
+        opened = open().ok();
+        opened.is_some()
+    };
+    lab::wait_until(Duration::from_secs(10), "nobody holds the lock", free).unwrap();
+    opened.unwrap()
 }
 
 #[test]
@@ -79,7 +92,7 @@ fn a_store_belongs_to_one_director_at_a_time() {
     }
     assert!(PluginStore::read(&dir.0).is_ok(), "`shunt check` only reads");
     drop(first);
-    assert!(PluginStore::open(&dir.0).is_ok());
+    once_free(|| PluginStore::open(&dir.0));
 }
 
 #[test]
@@ -100,7 +113,7 @@ fn what_a_crash_has_left_goes_at_the_next_start() {
     fs::write(store.folder.join("0.wasm.new"), b"half").unwrap();
     fs::write(store.folder.join("notes"), b"an operator's").unwrap();
     drop(store);
-    let store = PluginStore::open(&dir.0).unwrap();
+    let store = once_free(|| PluginStore::open(&dir.0));
     assert_eq!(store.module(&version(1, b"one")).unwrap(), b"one");
     let mut left: Vec<_> = fs::read_dir(&store.folder)
         .unwrap()
@@ -143,7 +156,7 @@ fn damage_is_noticed() {
         assert!(error.contains("is damaged") && error.contains(expected), "{error}");
     }
     drop(store);
-    assert!(PluginStore::without_index(&dir.0).unwrap().names().is_empty());
+    assert!(once_free(|| PluginStore::without_index(&dir.0)).names().is_empty());
     assert!(PluginStore::read(&dir.0).unwrap().names().is_empty());
     assert!(dir.0.join("plugins/index.json.damaged").exists());
 }
