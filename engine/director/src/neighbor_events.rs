@@ -1,5 +1,6 @@
 //! What there is to say about neighbors: each thing once, in one sentence.
 
+use crate::layer2;
 use crate::mac::{Mac, mac_text};
 use dataplane::Millis;
 use std::fmt;
@@ -63,7 +64,7 @@ impl fmt::Display for NeighborEvent {
             What::Failed => write!(
                 f,
                 "real server {address} does not answer {}: it gets no new flows until it does",
-                if address.is_ipv4() { "ARP" } else { "neighbor solicitations" }
+                layer2::question(address)
             ),
             What::Answers => write!(f, "real server {address} answers again"),
             What::Moved { from, to } => write!(

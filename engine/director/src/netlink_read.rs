@@ -27,7 +27,7 @@ pub const ANSWER: Duration = Duration::from_secs(2);
 pub struct Connection {
     /// To ask by.
     pub handle: Handle,
-    _asking: Task,
+    pub(crate) _asking: Task,
 }
 
 impl Connection {

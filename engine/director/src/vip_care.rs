@@ -11,7 +11,7 @@ use crate::layer2::frames::{
 use crate::layer2::who_has::{Ear, who_has};
 use crate::neighbors::{Neighbors, Reach};
 use crate::netlink;
-use crate::netlink_read;
+use crate::netlink_read::{self, Connection, Task};
 use crate::service_name::ServiceName;
 use crate::supervisor::Supervisor;
 use crate::vips::{self, Act, Ground, Held, LinkSeen};
@@ -26,7 +26,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Time between two looks at what the machine has, and at what is to be done, at least.
@@ -64,16 +63,6 @@ pub enum VipError {
     /// The kernel cannot be asked.
     #[error("cannot look after the VIPs: {0}")]
     Kernel(String),
-}
-
-/// Ends a task when dropped.
-#[derive(Debug)]
-struct Task(JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// An ear on a link, and the task that listens.
@@ -161,8 +150,7 @@ async fn remove_all(supervisor: &Supervisor) {
 }
 
 async fn remove(served: &[u32], which: impl FnOnce(&Ground) -> Vec<(IpAddr, u32)>) {
-    let Ok((connection, handle, _)) = rtnetlink::new_connection() else { return };
-    let _asking = Task(tokio::spawn(connection));
+    let Ok(Connection { handle, _asking }) = Connection::open() else { return };
     let Ok(ground) = read_ground(&handle, served).await else { return };
     for (vip, link) in which(&ground) {
         if let Err(reason) = addresses::remove(&handle, link, vip).await {
@@ -184,9 +172,7 @@ impl VipCare {
                 tell.notify_one();
             }
         }));
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(|error| error.to_string())?;
-        let asking = Task(tokio::spawn(connection));
+        let Connection { handle, _asking: asking } = Connection::open()?;
         let wanted = supervisor.lock().await.vips_wanted.clone();
         Ok(VipCare {
             supervisor,

@@ -580,7 +580,7 @@ fn claimant(mac: [u8; 6], server: Option<IpAddr>) -> String {
 /// That other machines answer for a VIP, and what ends it.
 pub fn duplicate(vip: IpAddr, by: &BTreeMap<[u8; 6], Option<IpAddr>>) -> String {
     let who: Vec<String> = by.iter().map(|(&mac, &server)| claimant(mac, server)).collect();
-    let asked = if vip.is_ipv4() { "ARP" } else { "neighbor solicitations" };
+    let asked = crate::layer2::question(vip);
     let answer = if who.len() == 1 { "answers" } else { "answer" };
     let remedy = match by.values().all(Option::is_some) {
         true => format!("`shunt rs setup --vip {vip}` there ends that"),

@@ -1,6 +1,7 @@
 //! Real servers: whether each is on the link, has one MAC address, serves the VIPs and is up.
 
 use super::finding::{Area, Finding, Read, list};
+use crate::layer2;
 use crate::service_name::ServiceName;
 use crate::views::{QuorumView, ServiceView};
 use std::collections::BTreeSet;
@@ -125,7 +126,7 @@ fn way(way: &Way, subject: &str) -> Finding {
 }
 
 fn mac(facts: &ServerFacts, subject: &str) -> Finding {
-    let how = if facts.server.is_ipv4() { "ARP" } else { "neighbor solicitations" };
+    let how = layer2::question(facts.server);
     let answering: Vec<&String> = match &facts.answering {
         Ok(answering) => answering.iter().collect(),
         Err(why) => {

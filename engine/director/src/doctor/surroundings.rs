@@ -125,19 +125,9 @@ impl Surroundings {
         self.addresses.iter().copied().find(|own| {
             !vips.contains(&own.address)
                 && self.links.served_by(served, own.link).is_some()
-                && network_has(own, address)
+                && addresses::holds(own.address, own.prefix, address)
         })
     }
-}
-
-fn network_has(own: &OwnAddress, address: IpAddr) -> bool {
-    let bits = |address: IpAddr| match address {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
-        IpAddr::V6(v6) => (v6.to_bits(), 128),
-    };
-    let ((own_bits, width), (bits, other_width)) = (bits(own.address), bits(address));
-    let differing = (own_bits ^ bits).leading_zeros();
-    width == other_width && differing >= u32::from(own.prefix)
 }
 
 fn read_row(message: &LinkMessage) -> LinkRow {

@@ -1,6 +1,7 @@
 //! VIPs: who holds each, and who else answers for it on the wire.
 
 use super::finding::{Area, Finding, Read, list};
+use crate::layer2;
 use std::net::IpAddr;
 
 /// Where this machine has a VIP.
@@ -136,7 +137,7 @@ fn beside(facts: &VipFacts, subject: &str) -> Finding {
 
 fn claims(facts: &VipFacts, subject: &str) -> Vec<Finding> {
     let VipFacts { vip, home, .. } = facts;
-    let how = if vip.is_ipv4() { "ARP" } else { "neighbor solicitations" };
+    let how = layer2::question(*vip);
     let claimants = match &facts.claimants {
         Ok(claimants) => claimants,
         Err(why) => {

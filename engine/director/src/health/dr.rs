@@ -281,7 +281,7 @@ fn place(supervisor: &Supervisor, service: ServiceKey, server: IpAddr) -> Result
         return Err(why.to_owned());
     };
     if supervisor.neighbors.neighbor(*interface, server).is_none() {
-        return Err(format!("it does not answer {}", resolution(server)));
+        return Err(format!("it does not answer {}", layer2::question(server)));
     }
     let vips: BTreeSet<IpAddr> = services.services().map(|(_, s)| s.key.address).collect();
     let source = source.filter(|source| !vips.contains(source));
@@ -300,10 +300,6 @@ async fn beside_the_vip(server: IpAddr, place: &Place) -> Result<IpAddr, String>
     };
     let none = "the director has no address of its own on the real server's network";
     own.iter().find(fits).map(|own| own.address).ok_or_else(|| none.to_owned())
-}
-
-fn resolution(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "ARP" } else { "neighbor solicitations" }
 }
 
 /// Has the interface's first worker send a packet.

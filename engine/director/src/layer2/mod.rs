@@ -5,9 +5,15 @@ pub mod frames;
 pub mod who_has;
 
 use std::io;
+use std::net::IpAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use xsk::PacketSocket;
+
+/// What it is asked by who has an address, as sentences call it.
+pub fn question(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ARP" } else { "neighbor solicitations" }
+}
 
 /// A socket whose frames can be awaited.
 // What the compiler is told to overlook is that a type may give away another descriptor each time
