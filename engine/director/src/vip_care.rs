@@ -496,7 +496,7 @@ mod tests {
             let (link, lo) = (if_nametoindex(NIC).unwrap(), if_nametoindex("lo").unwrap());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let connection = netlink_read::Connection::open().unwrap();
+                let connection = Connection::open().unwrap();
                 for link in [link, lo] {
                     addresses::add(&connection.handle, link, own).await.unwrap();
                 }
