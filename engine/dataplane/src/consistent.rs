@@ -10,6 +10,8 @@ use std::net::IpAddr;
 /// few enough (8 KiB) to stay in the cache.
 const CELLS: usize = 4096;
 const NOBODY: u16 = u16::MAX;
+/// Less than 1 by more than the rounding of a score can amount to.
+const BEYOND_ROUNDING: f64 = 1.0 - 1e-9;
 
 /// Flow hash → slot, by weighted rendezvous hashing (Thaler and Ravishankar 1998; weights after
 /// Schindelhauer and Schomaker 2005): each cell goes to the candidate with the highest score, so
@@ -23,23 +25,29 @@ impl ConsistentTable {
     /// The table over `candidates`, which depends on their addresses and weights only, not on
     /// their slots. Takes CELLS × candidates steps: for the control thread.
     pub fn new(candidates: &[Candidate]) -> ConsistentTable {
-        let servers: Vec<(u16, u64, f64)> = (0u16..)
-            .zip(candidates)
-            .filter(|(_, candidate)| candidate.weight > 0)
-            .map(|(slot, candidate)| {
-                (slot, identity(candidate.address), f64::from(candidate.weight))
-            })
-            .collect();
-        let cells = (0..CELLS as u64)
-            .map(|cell| {
-                servers
-                    .iter()
-                    .map(|&(slot, identity, weight)| (score(cell, identity, weight), slot))
-                    .max_by(|(left, _), (right, _)| left.total_cmp(right))
-                    .map_or(NOBODY, |(_, slot)| slot)
-            })
-            .collect();
+        let all: Vec<Contender> = contenders(candidates).collect();
+        let cells = (0..CELLS as u64).map(|cell| winner(cell, all.iter().copied())).collect();
         ConsistentTable { cells }
+    }
+
+    /// The table over `candidates`, where this one is over `former`. It is the same as a new one,
+    /// but takes CELLS steps for each candidate that differs, and candidates steps for each cell
+    /// of theirs.
+    pub fn changed(&self, former: &[Candidate], candidates: &[Candidate]) -> ConsistentTable {
+        let differs = |slot: u16| {
+            let slot = usize::from(slot);
+            former.get(slot) != candidates.get(slot)
+        };
+        let all: Vec<Contender> = contenders(candidates).collect();
+        let others: Vec<Contender> = all.iter().filter(|one| differs(one.slot)).copied().collect();
+        let defend = |(cell, &owner): (u64, &u16)| {
+            if owner == NOBODY || differs(owner) {
+                return winner(cell, all.iter().copied());
+            }
+            let owner = Contender::new(owner, &candidates[usize::from(owner)]);
+            winner(cell, others.iter().copied().chain([owner]))
+        };
+        ConsistentTable { cells: (0..).zip(&self.cells).map(defend).collect() }
     }
 
     /// Whether no candidate takes new flows.
@@ -57,9 +65,41 @@ impl ConsistentTable {
     }
 }
 
-fn score(cell: u64, identity: u64, weight: f64) -> f64 {
-    let uniform = (mix(cell ^ identity) >> 11) as f64 + 0.5;
-    -weight / (uniform / (1u64 << 53) as f64).ln()
+/// A candidate that takes new flows.
+#[derive(Clone, Copy)]
+struct Contender {
+    slot: u16,
+    identity: u64,
+    weight: f64,
+}
+
+impl Contender {
+    fn new(slot: u16, candidate: &Candidate) -> Contender {
+        let (identity, weight) = (identity(candidate.address), f64::from(candidate.weight));
+        Contender { slot, identity, weight }
+    }
+}
+
+fn contenders(candidates: &[Candidate]) -> impl Iterator<Item = Contender> {
+    let all = (0u16..).zip(candidates).filter(|(_, candidate)| candidate.weight > 0);
+    all.map(|(slot, candidate)| Contender::new(slot, candidate))
+}
+
+/// The slot with the highest score for a cell, of equal ones the last.
+fn winner(cell: u64, contenders: impl Iterator<Item = Contender>) -> u16 {
+    let (mut highest, mut winner) = (f64::NEG_INFINITY, NOBODY);
+    for Contender { slot, identity, weight } in contenders {
+        let uniform = ((mix(cell ^ identity) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        // ln(x) <= x - 1: that most cannot win is known without their logarithms.
+        if weight < highest * (1.0 - uniform) * BEYOND_ROUNDING {
+            continue;
+        }
+        let score = -weight / uniform.ln();
+        if winner == NOBODY || score > highest || (score == highest && slot > winner) {
+            (highest, winner) = (score, slot);
+        }
+    }
+    winner
 }
 
 fn identity(address: IpAddr) -> u64 {
@@ -79,11 +119,12 @@ fn mix(value: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn candidate(host: u8, weight: u32) -> Candidate {
+        Candidate { address: IpAddr::from([10, 0, 0, host]), weight }
+    }
+
     fn candidates(weights: &[u32]) -> Vec<Candidate> {
-        (1u8..)
-            .zip(weights)
-            .map(|(host, &weight)| Candidate { address: IpAddr::from([10, 0, 0, host]), weight })
-            .collect()
+        (1u8..).zip(weights).map(|(host, &weight)| candidate(host, weight)).collect()
     }
 
     fn shares(table: &ConsistentTable, servers: usize) -> Vec<usize> {
@@ -127,6 +168,45 @@ mod tests {
                 forward[one.choose(cell).unwrap()].address,
                 backward[other.choose(cell).unwrap()].address
             );
+        }
+    }
+
+    /// The definition. A director that chose otherwise would send flows elsewhere than its peers.
+    fn by_definition(candidates: &[Candidate]) -> ConsistentTable {
+        let score = |cell: u64, candidate: &Candidate| {
+            let uniform = (mix(cell ^ identity(candidate.address)) >> 11) as f64 + 0.5;
+            -f64::from(candidate.weight) / (uniform / (1u64 << 53) as f64).ln()
+        };
+        let owner = |cell| {
+            let serving = (0..).zip(candidates).filter(|(_, candidate)| candidate.weight > 0);
+            let scores = serving.map(|(slot, candidate)| (score(cell, candidate), slot));
+            let highest = scores.max_by(|(one, _), (other, _)| one.total_cmp(other));
+            highest.map_or(NOBODY, |(_, slot)| slot)
+        };
+        ConsistentTable { cells: (0..CELLS as u64).map(owner).collect() }
+    }
+
+    #[test]
+    fn a_table_is_the_same_whichever_way_it_came_about() {
+        let mut random = (0..).map(mix);
+        let mut below = |limit: u64| random.next().unwrap() % limit;
+        let mut former = Vec::new();
+        let mut table = ConsistentTable::new(&former);
+        for round in 0..60 {
+            let mut candidates = former.clone();
+            // Mostly one changes, sometimes all; slots come and go at the end, or get another
+            // server.
+            for _ in 0..if round % 10 == 0 { 20 } else { 1 } {
+                let [slot, host] = [below(20), below(40)];
+                let weight = [0, 1, 1, 7, 65_535][below(5) as usize];
+                candidates.resize(candidates.len().max(slot as usize + 1), candidate(0, 0));
+                candidates[slot as usize] = candidate(host as u8, weight);
+            }
+            candidates.truncate(20 - below(4) as usize);
+            table = table.changed(&former, &candidates);
+            assert_eq!(table, by_definition(&candidates), "{former:?} -> {candidates:?}");
+            assert_eq!(table, ConsistentTable::new(&candidates), "{candidates:?}");
+            former = candidates;
         }
     }
 

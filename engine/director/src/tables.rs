@@ -78,9 +78,12 @@ impl TableMaker {
             .collect();
         let made = match self.made.remove(&index) {
             Some(made) if made.candidates == candidates => made,
-            _ => {
+            former => {
                 self.last_version += 1;
-                let consistent = Arc::new(ConsistentTable::new(&candidates));
+                let consistent = Arc::new(match former {
+                    Some(former) => former.consistent.changed(&former.candidates, &candidates),
+                    None => ConsistentTable::new(&candidates),
+                });
                 Made { candidates, version: self.last_version, consistent }
             }
         };
