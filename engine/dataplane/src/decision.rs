@@ -261,9 +261,10 @@ impl Decider {
             Some(ServerState::Serving | ServerState::Removed) => {
                 let over = flow.state().is_over()
                     && (opens || place.is_none() && self.has_overflowed(select, arrival.hash));
-                // Its server may have gone down before it answered, and so has nothing to lose.
-                let unanswered = opens && flow.state() == FlowState::SynRecv;
-                over || unanswered && self.is_passed_over(flow.server(), arrival)
+                // Nobody has answered yet, or the client has closed and uses its port again: either
+                // has nothing to lose on another server.
+                let begins = opens && flow.state() != FlowState::Established;
+                over || begins && self.is_passed_over(flow.server(), arrival)
             }
         };
         if anew {

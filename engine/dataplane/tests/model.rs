@@ -138,9 +138,9 @@ impl Model {
         if opens && self.flows.get(&name).is_some_and(over) {
             self.flows.remove(&name);
         }
-        // What nobody has answered yet need not wait for a server that takes no new flows.
-        let unanswered = |flow: &&ModelFlow| opens && flow.state == FlowState::SynRecv;
-        if let Some(server) = self.flows.get(&name).filter(unanswered).map(|flow| flow.server) {
+        // What begins need not wait for a server that takes no new flows.
+        let begins = |flow: &&ModelFlow| opens && flow.state != FlowState::Established;
+        if let Some(server) = self.flows.get(&name).filter(begins).map(|flow| flow.server) {
             let service = plan.service(name.1);
             let takes = |member: &&Member| takes_new_flows(service.removed, member);
             let takers: Vec<_> = service.members.iter().flatten().filter(takes).collect();

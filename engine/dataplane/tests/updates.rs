@@ -74,6 +74,24 @@ fn a_syn_that_nobody_answered_goes_elsewhere_when_its_server_takes_no_more() {
     }
 }
 
+/// Clients behind one address use a port again within seconds, and a flow that was closed is kept
+/// for two minutes: a server that drains, or is dead, would get new connections all the while.
+#[test]
+fn a_port_that_is_used_again_goes_elsewhere_when_its_server_takes_no_more() {
+    let mut director = Director::new(Plan::with_servers(2));
+    let kept = established(&mut director, 1);
+    director.send(0, &tcp_of(1, "FA"));
+    let server = server_behind(&director, kept);
+    assert_eq!(director.send(0, &tcp_of(1, "S")), kept, "as in IPVS: it is as good as ever");
+    director.send(0, &tcp_of(1, "A"));
+    director.send(0, &tcp_of(1, "FA"));
+    director.plan.member(server).weight = 0;
+    director.publish();
+    assert_eq!(director.send(0, &tcp_of(1, "A")), kept, "its end is not over");
+    assert_ne!(director.send(0, &tcp_of(1, "S")), kept);
+    assert_eq!(director.load(0, server), Load::default());
+}
+
 #[test]
 fn a_syn_that_nobody_answered_stays_where_nobody_else_takes_it() {
     let mut director = Director::new(Plan::with_servers(2));
