@@ -65,17 +65,17 @@ impl TableMaker {
         weight: impl Fn(ServerIndex, IpAddr) -> u32,
     ) -> Service {
         let nobody = Candidate { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), weight: 0 };
-        let candidates: Vec<Candidate> = entry
-            .slots
-            .iter()
-            .map(|slot| {
-                let server = slot.and_then(|index| Some((index, services.server(index)?)));
-                server.map_or(nobody, |(index, server)| Candidate {
-                    address: server.address,
-                    weight: weight(index, server.address),
-                })
-            })
-            .collect();
+        let candidate = |slot: &Option<ServerIndex>| {
+            let index = (*slot)?;
+            let ServerEntry { address, sorry, .. } = *services.server(index)?;
+            let weight = weight(index, address);
+            // Schedulers that keep a place for who takes no flows (mh, sh, dh) are to keep none for
+            // the sorry server: its part of the flows would go by hash for as long as all is well.
+            (weight > 0 || !sorry).then_some(Candidate { address, weight })
+        };
+        let slots = entry.slots.iter();
+        let candidates: Vec<Candidate> =
+            slots.map(|slot| candidate(slot).unwrap_or(nobody)).collect();
         let made = match self.made.remove(&index) {
             Some(made) if made.candidates == candidates => made,
             former => {

@@ -100,6 +100,28 @@ fn the_sorry_server_takes_over_while_the_quorum_is_lost() {
     assert_eq!(world.send(0, &tcp_of(sorry_held, "A")), Some(9), "and these drain, too");
 }
 
+/// These schedulers keep a place for who takes no flows: the clients in the sorry server's went by
+/// hash, each of their connections for itself.
+#[test]
+fn a_client_keeps_its_server_although_there_is_a_sorry_server() {
+    for scheduler in ["sh", "mh", "dh"] {
+        let config = checked("sorry_server = \"172.17.100.9\"");
+        let world = World::with(&config.replace("\"rr\"", &format!("\"{scheduler}\"")));
+        world.resolve(9);
+        let servers = |first: u32| -> Vec<Vec<u8>> {
+            let clients = 0..32;
+            clients.map(|client| new_flows(&world, client * 60_000 + first)).collect()
+        };
+        [1, 2].iter().for_each(|&host| world.check(host, true));
+        let before = servers(0);
+        assert!(before.iter().all(|its| its.len() == 1), "{scheduler}: {before:?}");
+        [1, 2].iter().for_each(|&host| times(&world, host, false, 2));
+        assert!(servers(100).iter().all(|its| *its == [9]), "{scheduler}");
+        [1, 2].iter().for_each(|&host| times(&world, host, true, 2));
+        assert_eq!(servers(200), before, "{scheduler}");
+    }
+}
+
 #[test]
 fn the_sorry_server_is_the_configs_alone() {
     let config = checked("sorry_server = \"172.17.100.9\"");
