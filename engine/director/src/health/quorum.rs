@@ -2,10 +2,11 @@
 //!
 //! The rules are keepalived's (`quorum` and `hysteresis` of virtual_server in keepalived.conf(5)):
 //! lost below `quorum - hysteresis`, or when nobody is left; regained from `quorum + hysteresis` up.
-//! Two differences. What is counted are servers that take new flows, not their weights, so that
-//! the figure reads as `shunt list` does and does not move while a server starts slowly. And a
+//! Three differences. What is counted are servers that take new flows, not their weights, so that
+//! the figure reads as `shunt list` does and does not move while a server starts slowly. A
 //! service of fewer servers than `quorum + hysteresis` has its quorum again when all are up, if
-//! they are `quorum`: else it would never have it again.
+//! they are `quorum`: else it would never have it again. And a quorum is not lost before something
+//! is known of each server, as long as one is up.
 
 use super::Policy;
 
@@ -45,6 +46,8 @@ impl Quorum {
         match self {
             _ if count.up >= needed => Quorum::Held,
             Quorum::Undecided if !count.settled => Quorum::Undecided,
+            // Servers and a greater quorum may have come together: nobody has failed yet.
+            Quorum::Held if !count.settled && count.up > 0 => Quorum::Held,
             _ => Quorum::Lost,
         }
     }
@@ -98,7 +101,9 @@ mod tests {
         assert_eq!(Quorum::Undecided.next(&policy, count(1, false)), Quorum::Undecided);
         assert_eq!(Quorum::Undecided.next(&policy, count(2, false)), Quorum::Held);
         assert_eq!(Quorum::Undecided.next(&policy, count(1, true)), Quorum::Lost);
-        assert_eq!(Quorum::Held.next(&policy, count(1, false)), Quorum::Lost);
+        assert_eq!(Quorum::Held.next(&policy, count(1, false)), Quorum::Held);
+        assert_eq!(Quorum::Held.next(&policy, count(1, true)), Quorum::Lost);
+        assert_eq!(Quorum::Held.next(&policy, count(0, false)), Quorum::Lost, "nobody is left");
     }
 
     proptest! {
