@@ -82,7 +82,7 @@ impl Members {
                 let member = match former.remove(&key) {
                     None => Member::new(check.clone(), now),
                     Some(mut member) => {
-                        if !same(&member.check, check) {
+                        if member.check != *check {
                             member.change(check.clone(), now);
                         }
                         member
@@ -120,7 +120,7 @@ impl Members {
     /// one to be made says nothing.
     pub fn hear(&mut self, outcome: Outcome, now: Millis) -> Option<Verdict> {
         let member = self.of.get_mut(&outcome.member)?;
-        if !same(&member.check, &Some(outcome.check.clone())) {
+        if member.check.as_ref() != Some(&outcome.check) {
             return None;
         }
         let (passed, failed) = &mut member.checks;
@@ -134,13 +134,5 @@ impl Members {
         let waits =
             |member: &Member| member.check.is_some() && member.judge.verdict() == Verdict::Checking;
         !self.of.values().any(waits)
-    }
-}
-
-fn same(one: &Option<Arc<HealthCheck>>, other: &Option<Arc<HealthCheck>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (None, None) => true,
-        _ => false,
     }
 }

@@ -53,10 +53,10 @@ impl World {
         }
         services.set_policy(&key(), policy).unwrap();
         let mut neighbors = Neighbors::default();
-        neighbors.want([1, 2, 3, SORRY].map(rs));
+        neighbors.want([1, 2, 3, 4, SORRY].map(rs));
         let (members, weights) = (Members::default(), Weights::default());
         let mut world = World { services, neighbors, members, weights, now: 1_000 };
-        for host in [1, 2, 3, SORRY] {
+        for host in [1, 2, 3, 4, SORRY] {
             let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0], source: None };
             world.neighbors.place(rs(host), reach);
             world.neighbor(host, KernelState::Reachable);
@@ -192,6 +192,22 @@ fn the_sorry_server_takes_nothing_before_anything_is_known() {
 }
 
 #[test]
+fn servers_that_come_with_a_greater_quorum_are_waited_for() {
+    let mut world = World::new(with_sorry(3, 0));
+    world.hear_all(&[1, 2, 3], true, 1);
+    assert_eq!(world.weigh(), [10, 10, 10, 0]);
+    world.services.add_server(&key(), rs(4), Some(10)).unwrap();
+    world.services.set_policy(&key(), with_sorry(4, 0)).unwrap();
+    assert_eq!(world.weigh(), [10, 10, 10, 0, 0], "in the very change that brings it");
+    world.members.follow(&world.services, world.now);
+    assert_eq!(world.weigh(), [10, 10, 10, 0, 0], "and until it is heard of");
+    world.hear(4, false);
+    assert_eq!(world.weigh(), [0, 0, 0, 1, 0]);
+    world.hear_all(&[4], true, 2);
+    assert_eq!(world.weigh(), [10, 10, 10, 0, 10]);
+}
+
+#[test]
 fn a_failed_server_keeps_or_loses_its_flows_as_the_policy_says() {
     for (on_failure, expected) in
         [(OnFailure::Drain, ServerState::Serving), (OnFailure::Expire, ServerState::Expired)]
@@ -252,11 +268,19 @@ fn a_check_that_is_new_takes_nobody_out_until_it_fails() {
     assert_eq!(world.weigh(), [10, 10, 10, 0]);
     world.hear_all(&[1], false, 1);
     assert_eq!(world.weigh(), [0, 10, 10, 0]);
+    // The same check, though the file was read anew: what it has found so far counts.
+    world.hear_all(&[1], true, 1);
+    world.services.set_policy(&key(), Policy { quorum: 2, ..checked() }).unwrap();
+    world.members.follow(&world.services, world.now);
+    world.hear_all(&[1], true, 1);
+    assert_eq!(world.weigh(), [10, 10, 10, 0]);
     // Another check: the verdicts stand until it contradicts them.
-    world.services.set_policy(&key(), checked()).unwrap();
+    world.hear_all(&[1], false, 2);
+    let another = Policy { check: Some(check(OnFailure::Expire)), ..Policy::default() };
+    world.services.set_policy(&key(), another).unwrap();
     world.members.follow(&world.services, world.now);
     assert_eq!(world.weigh(), [0, 10, 10, 0]);
-    world.hear_all(&[1, 2], true, 2);
+    world.hear_all(&[1, 2], true, 4);
     assert_eq!(world.weigh(), [10, 10, 10, 0]);
     // No check any more: up.
     world.hear_all(&[1], false, 2);
@@ -270,7 +294,8 @@ fn a_check_that_is_new_takes_nobody_out_until_it_fails() {
 fn a_result_of_a_check_that_is_over_says_nothing() {
     let mut world = World::new(checked());
     let old = world.services.services().next().unwrap().1.policy.check.clone().unwrap();
-    world.services.set_policy(&key(), checked()).unwrap();
+    let policy = Policy { check: Some(check(OnFailure::Expire)), ..Policy::default() };
+    world.services.set_policy(&key(), policy).unwrap();
     world.members.follow(&world.services, world.now);
     let (member, took) = ((key(), rs(1)), Duration::ZERO);
     let late = Outcome { member, check: old, result: Ok(()), took };
