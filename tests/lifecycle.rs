@@ -7,6 +7,7 @@ use common::{PATIENCE, Site, http, http_rr, service, wait_for_list, wait_until_r
 use director::views::ServiceView;
 use lab::{Config, Director, Family, HttpClient, NIC, Plan, get_once, wait_until};
 use nix::sys::signal::Signal;
+use std::io;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -149,8 +150,14 @@ fn a_removed_real_server_keeps_its_flows_and_may_come_back() {
     })
     .unwrap();
     wait_for_list(&director, "it is gone", |services| state(services).is_none());
-    for (client, _) in held.iter_mut().filter(|(_, real_server)| real_server == "rs1") {
-        assert_eq!(client.get("/").unwrap().real_server, "rs1");
+    for (client, real_server) in &mut held {
+        match (real_server.as_str(), client.get("/")) {
+            ("rs1", answer) => assert_eq!(answer.unwrap().real_server, "rs1"),
+            (_, answer) => {
+                let Err(lab::Error::Io { source, .. }) = answer else { panic!("it has no server") };
+                assert_eq!(source.kind(), io::ErrorKind::ConnectionReset, "it hears so: {source}");
+            }
+        }
     }
 }
 

@@ -83,6 +83,8 @@ worker_counts! {
     received_bytes,
     /// Packets queued for transmission to a real server.
     forwarded,
+    /// RSTs queued for transmission to clients. The packets that they answer count as dropped.
+    resets,
     /// Turns that received at least one packet.
     bursts,
     /// Turns that received nothing.

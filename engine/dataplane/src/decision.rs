@@ -367,7 +367,7 @@ impl Decider {
                 select.of(&self.memory).mark_overflow(arrival.hash, self.overflow_sweeps);
                 return self.consistent_server(arrival);
             }
-            if self.settings.unknown_flow == UnknownFlow::Drop || event.resets() {
+            if self.settings.unknown_flow != UnknownFlow::Schedule || event.resets() {
                 return Err(DropReason::UnknownFlow);
             }
         }

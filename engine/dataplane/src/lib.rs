@@ -21,6 +21,7 @@ mod latency;
 mod parse;
 mod peers;
 mod probe;
+mod reset;
 mod scheduler;
 mod service_table;
 mod settings;

@@ -1,5 +1,7 @@
 //! What the operator sets for all services at once.
 
+use crate::drop_reason::DropReason;
+
 /// Seconds without a packet after which a flow ends, by state.
 ///
 /// The names and defaults are those of IPVS (`tcp_timeouts` in net/netfilter/ipvs/ip_vs_proto_tcp.c,
@@ -36,11 +38,20 @@ impl Default for Timeouts {
 /// What happens to a TCP packet that is not a SYN and belongs to no known flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnknownFlow {
-    /// It is dropped, as with IPVS's `sloppy_tcp=0`.
+    /// It is dropped and answered by a RST: what a client of IPVS gets with `sloppy_tcp=0`, from the
+    /// director's kernel. So it is with packets of flows whose real server was expired.
     #[default]
+    Reset,
+    /// It is dropped.
     Drop,
     /// It is scheduled like a SYN, unless it is a RST.
     Schedule,
+}
+
+impl UnknownFlow {
+    /// All there are.
+    pub const ALL: [UnknownFlow; 3] =
+        [UnknownFlow::Reset, UnknownFlow::Drop, UnknownFlow::Schedule];
 }
 
 /// Settings of all services.
@@ -50,4 +61,12 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// TCP packets of unknown flows.
     pub unknown_flow: UnknownFlow,
+}
+
+impl Settings {
+    /// Whether a packet that is dropped for this reason is answered.
+    pub(crate) fn answers(&self, reason: DropReason) -> bool {
+        self.unknown_flow == UnknownFlow::Reset
+            && matches!(reason, DropReason::UnknownFlow | DropReason::ServerExpired)
+    }
 }

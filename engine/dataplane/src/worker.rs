@@ -6,6 +6,7 @@ use crate::drop_reason::DropReason;
 use crate::expiry::Sweep;
 use crate::flow_key::{FlowHasher, Key, Seeds};
 use crate::peers::Peers;
+use crate::reset::{Budget, answer};
 use crate::scheduler::Instance;
 use crate::update::{Adoption, ControlEnd, WorkerEnd, mailbox};
 use crate::worker_memory::{Capacity, Millis, WorkerMemory};
@@ -13,6 +14,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xsk::{BURST_MAX, Packet, Port};
+
+/// Room for a burst, and for what no other worker's memory may share a cache line with.
+const VECTOR: usize = BURST_MAX + 128 / size_of::<Packet>();
 
 /// News about flows that a worker hears from others in one turn, at most.
 const NEWS_IN_TURN: usize = 256;
@@ -39,6 +43,9 @@ pub struct Worker<P> {
     sweep_v4: Sweep<V4, 1, 8>,
     sweep_v6: Sweep<V6, 3, 16>,
     burst: Vec<Packet>,
+    /// RSTs for clients, and how many more there may be.
+    resets: Vec<Packet>,
+    resets_budget: Budget,
     /// Of the packets in `burst`, one each.
     arrivals: [Arrival; BURST_MAX],
 }
@@ -71,7 +78,9 @@ pub fn workers<P: Port>(
             decider: Decider::new(memory.clone(), peers, FlowHasher::new(seeds)),
             sweep_v4: Sweep::new(V4),
             sweep_v6: Sweep::new(V6),
-            burst: Vec::with_capacity(BURST_MAX + 128 / size_of::<Packet>()),
+            burst: Vec::with_capacity(VECTOR),
+            resets: Vec::with_capacity(VECTOR),
+            resets_budget: Budget::FULL,
             arrivals: [Arrival::Unwanted(DropReason::Malformed); BURST_MAX],
         };
         (worker, Handle { mailbox: control, memory })
@@ -197,7 +206,7 @@ impl<P: Port> Worker<P> {
         self.decider.recognise_burst(&self.port, &self.burst, arrivals);
         let bytes: u64 = self.burst.iter().map(|packet| packet.len() as u64).sum();
         // A bit a packet.
-        let mut dropped = 0u64;
+        let (mut dropped, mut answered) = (0u64, 0u64);
         let mut next = 0;
         while next < received {
             if !self.arrivals[next].is_special() {
@@ -213,11 +222,12 @@ impl<P: Port> Worker<P> {
             if let Err(reason) = self.decide(next, now) {
                 self.decider.counts.dropped[reason as usize] += 1;
                 dropped |= 1 << next;
+                answered |= u64::from(self.decider.settings.answers(reason)) << next;
             }
             next += 1;
         }
         if dropped != 0 {
-            self.release(dropped);
+            self.release(dropped, answered, now);
         }
         let forwarded = self.port.send(&mut self.burst);
         for packet in self.burst.drain(..) {
@@ -228,6 +238,19 @@ impl<P: Port> Worker<P> {
         counts.received += received as u64;
         counts.received_bytes += bytes;
         counts.forwarded += forwarded as u64;
+        if !self.resets.is_empty() {
+            self.send_resets();
+        }
+    }
+
+    /// Sends what was made of packets that are dropped. Those that a full TX ring has no room for
+    /// are not missed: clients that hear nothing repeat themselves.
+    #[cold]
+    fn send_resets(&mut self) {
+        self.decider.counts.resets += self.port.send(&mut self.resets) as u64;
+        for packet in self.resets.drain(..) {
+            self.port.release(packet);
+        }
     }
 
     /// Sends a burst of probes, or as many as there are free frames for. One whose real server has
@@ -265,14 +288,30 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Releases those packets of the burst whose bit is set; the others keep their order.
-    fn release(&mut self, mut bits: u64) {
+    /// Takes those packets out of the burst whose bit is set in `dropped`; the others keep their
+    /// order. Those whose bit is set in `answered` become RSTs, as far as there may be any.
+    #[cold]
+    fn release(&mut self, mut dropped: u64, answered: u64, now: Moment) {
+        let own_mac = self.port.mac();
+        let mut bits = dropped;
         let released = self.burst.extract_if(.., |_| {
             let bit = bits & 1;
             bits >>= 1;
             bit != 0
         });
-        released.for_each(|packet| self.port.release(packet));
+        for mut packet in released {
+            let bit = dropped & dropped.wrapping_neg();
+            dropped ^= bit;
+            if answered & bit != 0
+                && self.resets_budget.take(now.millis)
+                && let Some(length) = answer(self.port.bytes_mut(&packet), own_mac)
+            {
+                packet.truncate(length);
+                self.resets.push(packet);
+            } else {
+                self.port.release(packet);
+            }
+        }
     }
 
     fn publish(&mut self, received: usize) {

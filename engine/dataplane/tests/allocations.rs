@@ -83,6 +83,10 @@ fn flows_come_live_and_end() {
         turn(&mut director, 0);
     }
     assert_eq!(director.counts(0).flows_v4 + director.counts(0).flows_v6, 0);
+    // Who goes on is answered, by IPv4 and IPv6.
+    feed(&mut director, 0, (0..300).map(|number| tcp_of(number, "A")));
+    feed(&mut director, 0, (0..300).map(|number| tcp6_of(number, "A")));
+    assert_eq!(director.counts(0).resets, 600);
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl Model {
             flow.last = now;
             return Ok(flow.server);
         }
-        if !opens && (self.settings.unknown_flow == UnknownFlow::Drop || flags & 0x04 != 0) {
+        if !opens && (self.settings.unknown_flow != UnknownFlow::Schedule || flags & 0x04 != 0) {
             return Err(DropReason::UnknownFlow);
         }
         self.begin(plan, name, next_state(None, flags), now)
@@ -298,8 +298,7 @@ impl Life {
     }
 
     fn change_settings(&mut self) {
-        let schedule = self.random.once_in(2);
-        let unknown_flow = if schedule { UnknownFlow::Schedule } else { UnknownFlow::Drop };
+        let unknown_flow = *self.random.pick(&UnknownFlow::ALL);
         let mut seconds = || 1 + self.random.below(200) as u32;
         let timeouts = Timeouts {
             established: seconds(),

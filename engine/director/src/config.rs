@@ -278,6 +278,7 @@ pub(crate) struct Written {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum WrittenUnknownFlow {
     #[default]
+    Reset,
     Drop,
     Schedule,
 }

@@ -54,6 +54,7 @@ pub(crate) fn check(
         settings: Settings {
             timeouts: check.timeouts(&written.timeouts),
             unknown_flow: match written.unknown_flow {
+                WrittenUnknownFlow::Reset => UnknownFlow::Reset,
                 WrittenUnknownFlow::Drop => UnknownFlow::Drop,
                 WrittenUnknownFlow::Schedule => UnknownFlow::Schedule,
             },

@@ -65,7 +65,7 @@ fn defaults_are_those_that_are_documented() {
     assert_eq!(config.poll, Poll::Adaptive);
     assert_eq!((config.capacity.flows_v4, config.capacity.flows_v6), (1_000_000, 250_000));
     assert_eq!(config.settings.timeouts, Timeouts::default());
-    assert_eq!(config.settings.unknown_flow, UnknownFlow::Drop);
+    assert_eq!(config.settings.unknown_flow, UnknownFlow::Reset);
     assert_eq!((config.manage_vip, config.duplicate_vip), (true, DuplicateVip::Refuse));
     assert_eq!(config.interfaces[0].mode, Mode::Auto);
     assert_eq!(config.interfaces[0].queues, Queues::All);

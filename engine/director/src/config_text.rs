@@ -33,6 +33,7 @@ fn write_settings(text: &mut String, config: &Config) -> fmt::Result {
         Poll::Busy => "busy",
     };
     let unknown_flow = match config.settings.unknown_flow {
+        UnknownFlow::Reset => "reset",
         UnknownFlow::Drop => "drop",
         UnknownFlow::Schedule => "schedule",
     };

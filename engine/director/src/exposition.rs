@@ -208,6 +208,7 @@ fn worker_counts(sheet: &Sheet, labels: &[&str; 3], counts: &WorkerCounts) {
         ("shunt_worker_packets_received_total", counts.received),
         ("shunt_worker_bytes_received_total", counts.received_bytes),
         ("shunt_worker_packets_forwarded_total", counts.forwarded),
+        ("shunt_worker_resets_total", counts.resets),
         ("shunt_worker_bursts_total", counts.bursts),
         ("shunt_worker_empty_polls_total", counts.empty_polls),
         ("shunt_worker_sleeps_total", counts.sleeps),

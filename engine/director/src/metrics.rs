@@ -99,6 +99,7 @@ pub const METRICS: &[Metric] = &[
     counter("shunt_worker_bytes_received_total", Unit::Bytes, WORKER, "Bytes that a worker received."),
     counter("shunt_worker_packets_forwarded_total", Unit::Count, WORKER, "Packets that a worker sent on to a real server."),
     counter("shunt_worker_packets_dropped_total", Unit::Count, &["worker", "interface", "queue", "reason"], "Packets that a worker dropped, by reason."),
+    counter("shunt_worker_resets_total", Unit::Count, WORKER, "RSTs that a worker answered TCP packets of unknown flows with; these packets are among the dropped."),
     counter("shunt_worker_bursts_total", Unit::Count, WORKER, "Turns of a worker that received at least one packet."),
     counter("shunt_worker_empty_polls_total", Unit::Count, WORKER, "Turns of a worker that received nothing."),
     counter("shunt_worker_sleeps_total", Unit::Count, WORKER, "Times that an idle worker went to sleep in poll(2)."),

@@ -31,6 +31,11 @@ impl Packet {
     pub fn len(&self) -> usize {
         self.length as usize
     }
+
+    /// Leaves the packet's first `length` bytes only. One that is no longer stays as it is.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = u32::try_from(length).map_or(self.length, |length| length.min(self.length));
+    }
 }
 
 /// Where all frames of a UMEM are. The sum is always the total (invariant 3).

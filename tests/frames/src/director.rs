@@ -1,5 +1,6 @@
 //! A director in memory: workers over memory ports, a plan of services, and a clock in hand.
 
+use crate::answer::{check_reset, is_answered_by};
 use crate::plan::Plan;
 use crate::{DIRECTOR_MAC, RoundRobin};
 use dataplane::{
@@ -107,15 +108,32 @@ impl Director {
         Verdict::Dropped(*DropReason::ALL.iter().find(raised).expect("dropped for a reason"))
     }
 
-    /// At most a burst of packets through one worker in one turn; what left, in order. The ports'
-    /// rings must be in order, which faults that a test plays itself may spoil.
+    /// At most a burst of packets through one worker in one turn; what left for real servers, in
+    /// order. The ports' rings must be in order, which faults that a test plays itself may spoil.
     pub fn burst(&mut self, worker: usize, packets: &[&[u8]]) -> Vec<Vec<u8>> {
+        self.burst_and_answers(worker, packets).0
+    }
+
+    /// The same, and the RSTs that left for clients, in order.
+    pub fn burst_and_answers(
+        &mut self,
+        worker: usize,
+        packets: &[&[u8]],
+    ) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         assert!(packets.len() <= BURST_MAX);
+        let before = self.counts(worker).resets;
         for packet in packets {
             assert!(self.workers[worker].port_mut().inject(packet), "no frame to receive into");
         }
         assert_eq!(self.workers[worker].turn(self.now), packets.len());
-        let sent = self.workers[worker].port_mut().sent();
+        let mut sent = self.workers[worker].port_mut().sent();
+        let resets = (self.counts(worker).resets - before) as usize;
+        let answers = sent.split_off(sent.len() - resets);
+        let mut origins = packets.iter();
+        for answer in &answers {
+            let origin = origins.find(|packet| is_answered_by(packet, answer));
+            check_reset(origin.expect("a packet that it answers"), answer);
+        }
         let mut origins = packets.iter();
         for sent in &sent {
             assert_eq!(sent[6..12], DIRECTOR_MAC, "the source is the director");
@@ -123,7 +141,7 @@ impl Director {
             assert!(origin.is_some(), "order is kept and only MAC addresses change");
         }
         self.check(worker);
-        sent
+        (sent, answers)
     }
 
     /// Many packets through one worker, in full bursts, with a check of the books at the end only.

@@ -4,6 +4,7 @@
 //! checks from here, so that none is written twice. The tables in `tables/` are read by people as
 //! much as by tests: see [`table`] for their language.
 
+mod answer;
 mod director;
 mod packet;
 mod plan;
@@ -12,6 +13,7 @@ mod schedulers;
 pub mod table;
 mod text;
 
+pub use answer::check_reset;
 pub use director::{Director, SEEDS, Verdict};
 pub use packet::{ETHERTYPE_VLAN, Layer, Layers, build, flags};
 pub use plan::{Member, Plan, PlannedService, address_of, mac_of};

@@ -24,7 +24,8 @@
 //! follows). Addresses: literal, or `client`, `other`, `router`, `vip` and the same with a 6.
 //! What is not said is filled in truthfully.
 //!
-//! Settings: `set unknown_flow=schedule`.
+//! Settings: `set unknown_flow=schedule`, or `drop`. Whether a packet that is dropped is answered as it
+//! must be is checked everywhere: see [`Director::burst`].
 
 use crate::director::{Director, Verdict};
 use crate::packet::{Layer, Layers, build};
@@ -88,6 +89,7 @@ fn parse_step(line: &str) -> Result<Step, String> {
     }
     match line {
         "set unknown_flow=schedule" => return Ok(Step::Set(UnknownFlow::Schedule)),
+        "set unknown_flow=reset" => return Ok(Step::Set(UnknownFlow::Reset)),
         "set unknown_flow=drop" => return Ok(Step::Set(UnknownFlow::Drop)),
         _ => {}
     }

@@ -239,7 +239,8 @@ impl World {
         assert!(worker.port_mut().inject(packet));
         assert_eq!(worker.turn(clock::now()), 1);
         let sent = worker.port_mut().sent();
-        let destination = sent.first().map(|packet| packet[5]);
+        let is_answer = |packet: &&Vec<u8>| packet.starts_with(&frames::ROUTER_MAC);
+        let destination = sent.iter().find(|packet| !is_answer(packet)).map(|packet| packet[5]);
         worker.turn(clock::now());
         assert!(worker.port().census().is_conserved());
         destination
