@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::bare::{Bare, assert_same, differences, run};
+use common::bare::{Bare, add_dummy, assert_same, differences, run};
 use common::{HTTP, http, shunt, wait_until_ready};
 use lab::{
     Config, Director, Family, HttpServer, NIC, Netns, OwnFiles, Plan, TempDir, get_once, vip,
@@ -117,6 +117,28 @@ fn a_setup_and_what_is_typed_by_hand_come_to_the_same() {
 }
 
 #[test]
+fn what_others_set_between_two_setups_is_there_after_a_teardown() {
+    let bare = build("rs-between");
+    let netns = bare.netns(1);
+    let before = bare.snapshot(1);
+    bare.rs(1, &format!("setup --vip {VIP}")).well();
+    // One that serves as well, and one that does not.
+    let theirs = [("net.ipv4.conf.all.arp_ignore", "2"), ("net.ipv4.conf.lo.arp_announce", "1")];
+    for (name, value) in theirs {
+        netns.sysctl(name, value).unwrap();
+    }
+    let said = bare.rs(1, &format!("setup --vip {VIP}")).well();
+    assert!(said.contains("net.ipv4.conf.all.arp_ignore: already 2\n"), "{said}");
+    assert!(said.contains("net.ipv4.conf.lo.arp_announce: 1 -> 2\n"), "{said}");
+    bare.rs(1, "teardown").well();
+    for (name, value) in theirs {
+        assert_eq!(netns.read_sysctl(name).unwrap(), value, "{name}");
+        netns.sysctl(name, "0").unwrap();
+    }
+    assert_same(&before, &bare.snapshot(1));
+}
+
+#[test]
 fn setups_at_the_same_time_take_turns() {
     let bare = build("rs-turns");
     let before = bare.snapshot(1);
@@ -214,15 +236,6 @@ fn one_of_two_vips_can_go() {
     assert_same(&one, &bare.snapshot(1));
     bare.rs(1, &format!("teardown --vip {VIP}")).well();
     assert_same(&before, &bare.snapshot(1));
-}
-
-/// A network card that answers no ARP. Where the kernel has no dummy devices, a bridge without
-/// ports and without ARP is like one.
-fn add_dummy(netns: &Netns, name: &str) {
-    if netns.ip(&format!("link add {name} type dummy")).is_err() {
-        netns.ip(&format!("link add {name} type bridge")).unwrap();
-    }
-    netns.ip(&format!("link set {name} arp off up")).unwrap();
 }
 
 #[test]

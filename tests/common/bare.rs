@@ -113,6 +113,15 @@ impl Bare {
     }
 }
 
+/// A network card that answers no ARP. Where the kernel has no dummy devices, a bridge without
+/// ports and without ARP is like one.
+pub fn add_dummy(netns: &Netns, name: &str) {
+    if netns.ip(&format!("link add {name} type dummy")).is_err() {
+        netns.ip(&format!("link add {name} type bridge")).unwrap();
+    }
+    netns.ip(&format!("link set {name} arp off up")).unwrap();
+}
+
 /// Everything is as it was.
 #[track_caller]
 pub fn assert_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {

@@ -131,8 +131,15 @@ pub fn teardown(vips: &[IpAddr], facts: &Facts, kept: &Kept) -> Result<Plan, Vec
     for sysctl in record.sysctls.iter().filter(|sysctl| rest.sysctl(&sysctl.setting).is_none()) {
         put_back(sysctl, facts, &mut steps, &mut report);
     }
-    let current = current.map(|record| record.without(&vips)).filter(|rest| !rest.is_empty());
-    let kept_on = current.map(|rest| Content::Text(rest.to_text()));
+    // What was there before is still to be known of a setting that stays for the sake of a VIP that
+    // only a boot would set up.
+    let current = current.cloned().map(|mut left| {
+        left.vips.retain(|vip| !vips.contains(&vip.address));
+        left.sysctls.retain(|sysctl| rest.sysctl(&sysctl.setting).is_some());
+        left
+    });
+    let current = current.filter(|left| !left.is_empty());
+    let kept_on = current.map(|left| Content::Text(left.to_text()));
     steps.extend(change_file(kept, &kept.path, kept_on));
     report.changed = report.changes();
     Ok(Plan { steps, report })
@@ -170,13 +177,12 @@ fn aim(key: Key, value: i32) -> i32 {
     if key.serves(value) { value } else { key.wanted() }
 }
 
-/// What a setting was before the first setup. After a boot the file below /etc has set it already.
+/// What a setting would be without shunt: if a setup has set it, or after a boot the file below
+/// /etc, what it was before; if somebody else has set it since, that.
 fn former(record: &Record, persisted: Option<&Record>, setting: &Setting, value: i32) -> i32 {
-    if let Some(known) = record.sysctl(setting) {
-        return known.former;
-    }
-    let at_boot = persisted.and_then(|record| record.sysctl(setting));
-    at_boot.filter(|known| known.value == value).map_or(value, |known| known.former)
+    let at_boot = || persisted.and_then(|record| record.sysctl(setting));
+    let known = record.sysctl(setting).or_else(at_boot);
+    known.filter(|known| known.value == value).map_or(value, |known| known.former)
 }
 
 /// What is applied at boot from now on: what was before, and these VIPs with what they need.

@@ -268,6 +268,48 @@ fn what_others_have_changed_since_is_left_alone() {
     assert!(world.files.is_empty());
 }
 
+/// A second setup keeps what serves and sets what does not; a teardown leaves what there would be
+/// without shunt.
+#[test]
+fn what_others_have_set_between_two_setups_is_there_after_a_teardown() {
+    for (persist, theirs, said) in [
+        (false, 2, "all.arp_ignore: already 2"),
+        (true, 2, "all.arp_ignore: already 2"),
+        (false, 3, "all.arp_ignore: 3 -> 1"),
+        (true, 0, "all.arp_ignore: 0 -> 1"),
+    ] {
+        let mut world = World::new();
+        world.set(ALL, Key::ArpIgnore, 4);
+        let mut without = world.clone();
+        world.setup(&[VIP], "lo", persist);
+        world.set(ALL, Key::ArpIgnore, theirs);
+        without.set(ALL, Key::ArpIgnore, theirs);
+        let report = world.setup(&[VIP], "lo", persist).to_string();
+        assert!(report.contains(said), "{report}");
+        assert!(!world.setup(&[VIP], "lo", persist).changed);
+        world.teardown(&[]);
+        assert_eq!(world, without, "{theirs}, persist {persist}");
+    }
+}
+
+/// The unit has not run since the boot, and another VIP came and went: what somebody has set
+/// meanwhile is still known.
+#[test]
+fn a_setting_that_only_a_boot_needs_keeps_its_record() {
+    let mut world = World::new();
+    world.setup(&[VIP], "lo", true);
+    let before = World::new();
+    world.reboot(&before);
+    world.set(ALL, Key::ArpIgnore, 3);
+    world.setup(&["172.17.100.101"], "lo", false);
+    world.teardown(&["172.17.100.101"]);
+    assert_eq!(world.facts.all.arp_ignore, 1);
+    world.teardown(&[]);
+    let mut without = before;
+    without.set(ALL, Key::ArpIgnore, 3);
+    assert_eq!(world, without);
+}
+
 #[test]
 fn a_vip_that_somebody_has_removed_is_added_again() {
     let before = World::new();
@@ -428,8 +470,10 @@ proptest! {
         all in (-1..10i32, -1..4i32),
         lo in (-1..10i32, -1..4i32),
         present in 0..4u8,
-        acts in prop::collection::vec((0..4u8, 0..2usize, any::<bool>(), any::<bool>()), 1..8),
+        acts in prop::collection::vec((0..5u8, 0..2usize, any::<bool>(), any::<bool>()), 1..8),
     ) {
+        // What others may set: never what shunt sets, which could not be told from it.
+        const THEIRS: [(Key, [i32; 2]); 2] = [(Key::ArpIgnore, [0, 2]), (Key::ArpAnnounce, [0, 1])];
         const VIPS: [&str; 2] = [VIP, "172.17.100.101"];
         let mut world = World::new();
         for (interface, (ignore, announce)) in [(ALL, all), ("lo", lo)] {
@@ -441,12 +485,22 @@ proptest! {
                 world.link("lo").addresses.push(held(vip, 32));
             }
         }
-        let before = world.clone();
+        let mut without = world.clone();
+        // What others set is gone after a boot, but what shunt has found by then is not.
+        let mut meddled = false;
         for (act, vip, persist, both) in acts {
             let vips = if both { &VIPS[..] } else { &VIPS[vip..=vip] };
             match act {
                 0 | 1 => drop(world.setup(vips, "lo", persist)),
-                2 => world.reboot(&before),
+                2 if !meddled => world.reboot(&without),
+                2 | 3 => {
+                    let (key, values) = THEIRS[vip];
+                    let value = values[usize::from(both)];
+                    let interface = if persist { ALL } else { "lo" };
+                    world.set(interface, key, value);
+                    without.set(interface, key, value);
+                    meddled = true;
+                }
                 _ => {
                     // What was never set up, but is there, is refused.
                     let vips: Vec<IpAddr> = vips.iter().map(|vip| ip(vip)).collect();
@@ -458,6 +512,6 @@ proptest! {
         }
         world.teardown(&[]);
         // In no particular order: an address that is added comes last.
-        prop_assert_eq!(world, before);
+        prop_assert_eq!(world, without);
     }
 }

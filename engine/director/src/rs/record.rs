@@ -26,7 +26,8 @@ pub struct SysctlRecord {
     /// Which.
     #[serde(flatten)]
     pub setting: Setting,
-    /// What it was before the first setup.
+    /// What it would be without shunt: as it was before the first setup, or as somebody else has
+    /// set it since.
     pub former: i32,
     /// What the last setup has set it to, or left it at.
     pub value: i32,

@@ -3,6 +3,7 @@
 
 use crate::rs::facts::Setting;
 use std::fmt;
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -159,7 +160,7 @@ fn replace(path: &Path, content: &Content) -> io::Result<()> {
         _ => {}
     }
     let written = match content {
-        Content::Text(text) => fs::write(&beside, text),
+        Content::Text(text) => write_through(&beside, text),
         Content::Link(to) => symlink(to, &beside),
     };
     let placed = written.and_then(|()| fs::rename(&beside, path));
@@ -167,6 +168,13 @@ fn replace(path: &Path, content: &Content) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
     }
     placed
+}
+
+/// So that a machine that loses its power has the former file or the new one, not an empty one.
+fn write_through(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]
