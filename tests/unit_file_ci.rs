@@ -1,8 +1,10 @@
 //! config/shunt.service: systemd has nothing against it, it gives few rights away, and with those
-//! rights shunt does its work. Needs systemd-analyze and setpriv, so it runs with the feature `ci`.
+//! rights shunt does its work. Nor has it anything against the unit that `shunt rs setup` writes.
+//! Needs systemd-analyze and setpriv, so it runs with the feature `ci`.
 
 mod common;
 
+use common::bare::{self, Bare};
 use common::{Site, http, http_rr, shunt, wait_until_ready};
 use lab::{Config, Director, Family, Plan, TempDir, get_once, run};
 use std::os::unix::fs::PermissionsExt;
@@ -38,6 +40,19 @@ fn systemd_takes_the_unit_and_finds_few_rights_in_it() {
     // Fails above the threshold.
     let words = format!("security --offline=true --no-pager --threshold={EXPOSURE_MAX}");
     systemd_analyze(&words, &directory);
+}
+
+#[test]
+fn systemd_takes_the_unit_of_a_real_server() {
+    let bare = Bare::build(Plan::new("rs-unit").real_servers(1), "rs-unit");
+    bare::add_dummy(bare.netns(1), "du-0.1");
+    let unit = bare.files(1).path("/etc/systemd/system/shunt-rs.service");
+    for place in ["--vip 172.17.100.100", "--vip 172.17.100.101 --interface du-0.1"] {
+        bare.rs(1, &format!("setup --persist {place}")).well();
+        let mut command = Command::new("systemd-analyze");
+        command.args(["verify", "--man=no", "--recursive-errors=no"]).arg(&unit);
+        assert_eq!(bare::run(&mut command).well(), "");
+    }
 }
 
 /// The capabilities of the unit, as setpriv(1) takes them.

@@ -21,6 +21,15 @@ const KEPT: &str = "var/lib/shunt/rs.json";
 /// The interface that a VIP is added to unless another is named.
 pub const LOOPBACK: &str = "lo";
 
+/// lo is always there.
+const ORDER_LO: &str = "# Who listens on a VIP may come after network-online.target.\n\
+    After=systemd-sysctl.service network.target\n\
+    Before=network-online.target\n";
+/// Any other is made, and switched on, by whoever sets up the network.
+const ORDER_OTHER: &str = "# The interface is there, and up.\n\
+    After=systemd-sysctl.service network-online.target\n\
+    Wants=network-online.target\n";
+
 /// Files by their path.
 pub type Files = BTreeMap<PathBuf, Content>;
 
@@ -75,13 +84,13 @@ fn unit(record: &Record) -> String {
         }
         commands.push('\n');
     }
+    let lo_alone = record.vips.iter().all(|vip| vip.interface == LOOPBACK);
+    let order = if lo_alone { ORDER_LO } else { ORDER_OTHER };
     format!(
         "# Written by `shunt rs setup --persist`; `shunt rs teardown` removes it.\n\
         [Unit]\n\
         Description=VIPs of direct routing on this real server\n\
-        # The interfaces are there, and who listens on a VIP starts later.\n\
-        After=systemd-sysctl.service network.target\n\
-        Before=network-online.target\n\
+        {order}\
         \n\
         [Service]\n\
         Type=oneshot\n\
@@ -157,6 +166,12 @@ mod tests {
                 "/opt/shunt rs setup --vip fd00::1 --interface du.1"
             ]
         );
+        // A dummy may be made late.
+        assert!(unit.contains("\nAfter=systemd-sysctl.service network-online.target\n"), "{unit}");
+        let mut lo = record();
+        lo.vips.retain(|vip| vip.interface == LOOPBACK);
+        let unit = text(&super::files(root, &lo), "/image/etc/systemd/system/shunt-rs.service");
+        assert!(unit.contains("\nBefore=network-online.target\n"), "{unit}");
         let kept = text(&files, "/image/var/lib/shunt/rs.json");
         assert_eq!(Record::parse(&kept_path(root), &kept), Ok(record()));
     }
