@@ -3,17 +3,19 @@
 
 mod common;
 
-use common::bare::{Bare, run};
-use common::shunt;
+use common::bare::{Bare, add_dummy, run};
+use common::{PATIENCE, shunt};
 use lab::{
     Family, HttpServer, NIC, Netns, Plan, UdpEcho, director_mac, mac_text, real_server_mac, vip,
+    wait_until,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, bind, listen, setsockopt, socket,
     sockopt,
 };
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 const VIP: &str = "172.17.100.100";
 const CHECK: &str = "check --vip 172.17.100.100:80";
@@ -91,6 +93,33 @@ fn build(purpose: &str) -> Bare {
     bare
 }
 
+fn another_interface_can_be_named(checked: &Checked) {
+    let bare = checked.bare;
+    add_dummy(bare.netns(1), "dummy0");
+    let dummy = Checked { bare, check: format!("{CHECK} --interface dummy0") };
+    let remove = format!("ip address del {VIP}/32 dev lo");
+    let set_up = format!("{SETUP} --interface dummy0");
+    let remedy = format!("`{remove}`, then `{set_up}`");
+    dummy.problem("address", "is on lo, and not on dummy0", &remedy);
+    dummy.mend(&format!("{remove} && {set_up}"));
+    checked.mend(&format!("ip address del {VIP}/32 dev dummy0 && {SETUP}"));
+    Checked { bare, check: format!("{CHECK} --interface lo") }.well();
+}
+
+/// Who may not send to the wire is told what could not be looked at.
+fn a_look_that_failed_is_no_ok(bare: &Bare) {
+    let mut weak = bare.command(1, "setpriv");
+    weak.arg("--bounding-set=-net_raw").arg(shunt()).arg("rs");
+    let said = run(weak.args(CHECK.split(' ')));
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let failed = "cannot be told: Operation not permitted -> repeat as root (CAP_NET_RAW)\n";
+    for area in ["director", "way back"] {
+        let start = format!("problem  {area:<9}  ");
+        let mut lines = said.out.split_inclusive('\n');
+        assert!(lines.any(|line| line.starts_with(&start) && line.ends_with(failed)), "{said:?}");
+    }
+}
+
 #[test]
 fn what_is_set_up_wrong_is_found_and_mended_as_it_says() {
     let bare = build("rs-check");
@@ -112,6 +141,7 @@ fn what_is_set_up_wrong_is_found_and_mended_as_it_says() {
     checked.problem("address", "is on no interface", "`shunt rs setup --vip 172.17.100.100`");
     checked.mend(SETUP);
 
+    another_interface_can_be_named(&checked);
     rs.ip(&format!("address add {VIP}/32 dev {NIC}")).unwrap();
     let remove = "ip address del 172.17.100.100/32 dev eth0";
     checked.problem("address", "is on eth0, which answers for it", remove);
@@ -170,6 +200,9 @@ fn ways_that_lead_astray_are_found() {
     let remedy = "`ip route replace default via GATEWAY dev eth0`";
     checked.problem("way back", &sentence, remedy);
     checked.mend(&mend);
+    // Who had the address may be gone.
+    rs.ip(&format!("neigh replace 172.17.100.77 lladdr 02:00:00:00:00:77 dev {NIC} nud stale"))
+        .unwrap();
     rs.ip(&route("172.17.100.77")).unwrap();
     checked.problem("way back", "by 172.17.100.77 on eth0, which does not answer", remedy);
     checked.mend(&mend);
@@ -177,6 +210,11 @@ fn ways_that_lead_astray_are_found() {
     let remedy = "`ip route add default via GATEWAY`";
     checked.problem("way back", "there is no way back to clients (Network is unreachable)", remedy);
     checked.mend(&mend);
+
+    rs.ip("link set eth0 mtu 9000").unwrap();
+    checked.warning("mtu", "packets of 9000 bytes, and a director takes 3818 at most");
+    checked.mend(&format!("ip route change default via {ROUTER} dev {NIC} advmss 1460"));
+    rs.ip("link set eth0 mtu 1500").unwrap();
 
     // The way back to one network of clients leads by another NIC.
     rs.ip(&format!("link add eth1 type veth peer port1 netns {}", bare.topology.switch.name()))
@@ -205,6 +243,27 @@ fn ways_that_lead_astray_are_found() {
     checked.well();
     let said = bare.rs(1, &format!("{CHECK} --client fd00::9")).refused();
     assert!(said.contains("name one of the same family"), "{said}");
+}
+
+/// Whatever arp_announce says, an interface without an address asks from one of another's.
+#[test]
+fn an_interface_without_an_address_asks_from_the_vip() {
+    let bare = build("rs-bare");
+    let rs = bare.netns(1);
+    let checked = Checked { bare: &bare, check: CHECK.to_owned() };
+    let _server = serve(rs, "0.0.0.0:80");
+    checked.well();
+    rs.ip(&format!("address flush dev {NIC}")).unwrap();
+    rs.ip(&format!("route add default via {ROUTER} dev {NIC} onlink")).unwrap();
+    let sentence = "eth0 has no IPv4 address of its own, so it asks by ARP from 172.17.100.100";
+    checked.problem("arp", sentence, "`ip address add ADDRESS/PREFIX dev eth0`");
+    // Indeed: whom it asks takes it for the director.
+    let router: SocketAddr = format!("{ROUTER}:9").parse().unwrap();
+    let _ = rs.run(|| TcpStream::connect_timeout(&router, Duration::from_secs(1))).unwrap();
+    let learnt = || bare.topology.router.ip(&format!("neigh show {VIP}")).unwrap();
+    let own = mac_text(real_server_mac(1));
+    wait_until(PATIENCE, "the router learns it", || learnt().contains(&own)).unwrap();
+    checked.mend(&format!("ip address add 172.17.100.1/24 dev {NIC}"));
 }
 
 #[test]
@@ -266,12 +325,8 @@ fn who_listens_where_is_found() {
     for area in ["address", "arp", "director", "rp_filter", "listener", "way_back", "mtu"] {
         assert!(findings.iter().any(|finding| finding["area"] == area), "{area}: {said}");
     }
-    // Who may not send to the wire is told what could not be looked at.
-    let mut weak = bare.command(1, "setpriv");
-    weak.arg("--bounding-set=-net_raw").arg(shunt()).arg("rs");
-    let said = run(weak.args(CHECK.split(' '))).well();
-    assert!(said.contains("cannot be asked: Operation not permitted"), "{said}");
-    assert!(said.contains("repeat as root (CAP_NET_RAW)"), "{said}");
+    v4.well();
+    a_look_that_failed_is_no_ok(&bare);
     // Without a port there is nothing to say of who listens, which fails nothing.
     let no_port = Checked { bare: &bare, check: format!("check --vip {VIP}") };
     no_port.warning("listener", "no port was named");

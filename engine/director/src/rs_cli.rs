@@ -22,7 +22,7 @@ pub enum RsCommand {
     ///
     /// Looks from here at the address, at what rules ARP on each interface, at the filter of
     /// sources, at who listens, at the way back to clients, and at the MTU. Changes nothing. Ends
-    /// with 1 if something is wrong.
+    /// with 1 if something is wrong, or could not be looked at.
     Check(RsCheckArgs),
 }
 
@@ -66,6 +66,9 @@ pub struct RsCheckArgs {
     /// The VIP, with the service's port to have who listens checked; may be repeated
     #[arg(long = "vip", value_name = "VIP[:PORT]", required = true, value_parser = parse_target)]
     pub vips: Vec<VipTarget>,
+    /// The interface that is to hold the VIP; left out: where it is, which must not answer ARP
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
     /// The service's protocol
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
     pub protocol: Listens,
@@ -163,7 +166,7 @@ mod tests {
         let Ok(RsCommand::Check(arguments)) = parse(line) else { panic!("no check") };
         let ports: Vec<Option<u16>> = arguments.vips.iter().map(|vip| vip.port).collect();
         assert_eq!(ports, [Some(80), Some(53), None]);
-        assert_eq!(arguments.protocol, Listens::Udp);
+        assert_eq!((arguments.protocol, arguments.interface), (Listens::Udp, None));
     }
 
     #[test]

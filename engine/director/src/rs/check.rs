@@ -2,7 +2,7 @@
 
 use crate::mac::mac_text;
 use crate::rs::facts::{ALL, Facts, Held, Key, LinkFacts, Readiness, Setting, sysctl_name, width};
-use crate::rs::finding::{Area, Finding};
+use crate::rs::finding::{Area, Finding, unasked, unseen};
 use crate::rs::persist::LOOPBACK;
 use crate::rs_cli::{Listens, VipTarget};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,10 @@ const MTU_USUAL: u32 = 1500;
 /// Bytes of the largest packet that a director takes: more does not fit into a frame of its rings
 /// (engine/xsk, `interface`).
 const MTU_OF_DIRECTOR: u32 = 3818;
+/// Bytes of a packet's headers of IPv4 and TCP: what is not its segment.
+pub const HEADERS_V4: u32 = 40;
+/// The same for IPv6.
+pub const HEADERS_V6: u32 = 60;
 
 /// A socket that waits for connections or datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +36,8 @@ pub struct Way {
     pub link: u32,
     /// The gateway, if the destination is not on the link itself.
     pub gateway: Option<IpAddr>,
-    /// Bytes of the largest packet, if the route itself says so.
+    /// Bytes of the largest packet that the other end is told of, if the route itself limits it:
+    /// by its MTU, or by the segment that it announces (`advmss`).
     pub mtu: Option<u32>,
 }
 
@@ -47,13 +52,15 @@ pub struct Surroundings {
     pub back: Result<Way, String>,
     /// Index of the link by which the director's packets come, as far as can be told.
     pub arrival: Option<u32>,
-    /// Whether the kernel takes a packet from the client to the VIP by that link; nothing where it
-    /// was not asked.
-    pub taken: Option<bool>,
+    /// Whether the kernel takes a packet from the client to the VIP by that link, or why not;
+    /// nothing where it was not asked.
+    pub taken: Option<Result<(), String>>,
     /// Who answers for the VIP, by the index of the link; or why nobody could be asked.
     pub owners: Result<BTreeMap<u32, BTreeSet<[u8; 6]>>, String>,
-    /// Who answers for the gateway of the way back.
-    pub gateway_macs: BTreeSet<[u8; 6]>,
+    /// How many links nobody was asked on, because there are too many.
+    pub left_out: usize,
+    /// Who answers for the gateway of the way back; or why nobody could be asked.
+    pub gateway_macs: Result<BTreeSet<[u8; 6]>, String>,
 }
 
 impl Surroundings {
@@ -68,6 +75,8 @@ impl Surroundings {
 pub struct Known {
     /// This machine.
     pub facts: Facts,
+    /// The interface that is to hold the VIPs, if one was named.
+    pub interface: Option<String>,
     /// The service's protocol.
     pub protocol: Listens,
     /// Its sockets; or why they cannot be read.
@@ -78,9 +87,12 @@ pub struct Known {
 pub fn check(known: &Known, of: &Surroundings) -> Vec<Finding> {
     let facts = &known.facts;
     let vip = of.vip.address;
-    let mut findings = address(facts, vip);
+    let mut findings = address(known, vip);
     if vip.is_ipv4() {
-        findings.extend(arp(facts, vip));
+        findings.extend(arp(known, vip));
+        findings.extend(unnumbered(facts, of));
+    } else {
+        findings.push(solicitations(vip));
     }
     findings.push(director(facts, of));
     if vip.is_ipv4() {
@@ -96,27 +108,41 @@ fn name(facts: &Facts, index: u32) -> String {
     facts.link_at(index).map_or_else(|| format!("link {index}"), |link| link.name.clone())
 }
 
-/// The command that sets up what is missing, where the VIP is.
-fn setup(facts: &Facts, vip: IpAddr) -> String {
-    let mut silent = facts.places(vip).map(|(link, _)| link).filter(|link| !link.answers);
-    match silent.next() {
-        Some(link) if link.name != LOOPBACK => {
-            format!("`shunt rs setup --vip {vip} --interface {}`", link.name)
-        }
-        _ => format!("`shunt rs setup --vip {vip}`"),
+/// The command that sets up what is missing: on the interface that was named, else where the VIP
+/// is.
+fn setup(known: &Known, vip: IpAddr) -> String {
+    let places = known.facts.places(vip).map(|(link, _)| link);
+    let mut silent = places.filter(|link| !link.answers).map(|link| link.name.as_str());
+    setup_on(vip, known.interface.as_deref().or_else(|| silent.next()).unwrap_or(LOOPBACK))
+}
+
+fn setup_on(vip: IpAddr, interface: &str) -> String {
+    match interface {
+        LOOPBACK => format!("`shunt rs setup --vip {vip}`"),
+        other => format!("`shunt rs setup --vip {vip} --interface {other}`"),
     }
 }
 
-fn address(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
+fn address(known: &Known, vip: IpAddr) -> Vec<Finding> {
     let subject = vip.to_string();
+    let places: Vec<(&LinkFacts, &Held)> = known.facts.places(vip).collect();
     let mut findings: Vec<Finding> =
-        facts.places(vip).map(|(link, held)| place(&subject, link, held)).collect();
-    if findings.is_empty() {
-        let sentence = format!(
-            "{vip} is on no interface, so packets for it are dropped: clients wait in vain"
-        );
-        let remedy = setup(facts, vip);
-        findings.push(Finding::problem(Area::Address, &subject, sentence).mended_by(remedy));
+        places.iter().map(|(link, held)| place(&subject, link, held)).collect();
+    let problem = |sentence: String| Finding::problem(Area::Address, &subject, sentence);
+    match (places.first(), &known.interface) {
+        (None, _) => findings.push(
+            problem(format!(
+                "{vip} is on no interface, so packets for it are dropped: clients wait in vain"
+            ))
+            .mended_by(setup(known, vip)),
+        ),
+        (Some((link, held)), Some(wanted)) if places.iter().all(|(at, _)| at.name != *wanted) => {
+            let (name, prefix) = (&link.name, held.prefix);
+            findings.push(problem(format!("{vip} is on {name}, and not on {wanted}")).mended_by(
+                format!("`ip address del {vip}/{prefix} dev {name}`, then {}", setup(known, vip)),
+            ));
+        }
+        _ => {}
     }
     findings
 }
@@ -124,13 +150,9 @@ fn address(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
 fn place(subject: &str, link: &LinkFacts, held: &Held) -> Finding {
     let Held { address: vip, prefix, readiness, .. } = held;
     let name = &link.name;
-    let remove = format!("`ip address del {vip}/{prefix} dev {name}`");
-    let again = match name.as_str() {
-        dummy if !link.answers && dummy != LOOPBACK => {
-            format!("{remove}, then `shunt rs setup --vip {vip} --interface {dummy}`")
-        }
-        _ => format!("{remove}, then `shunt rs setup --vip {vip}`"),
-    };
+    let home = if link.answers { LOOPBACK } else { name.as_str() };
+    let again =
+        format!("`ip address del {vip}/{prefix} dev {name}`, then {}", setup_on(*vip, home));
     let problem = |sentence: String| Finding::problem(Area::Address, subject, sentence);
     if link.answers {
         return problem(format!(
@@ -163,7 +185,38 @@ fn place(subject: &str, link: &LinkFacts, held: &Held) -> Finding {
     }
 }
 
-fn arp(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
+/// Linux, net/ipv6/ndisc.c, ndisc_recv_ns: the address is looked for on the asked interface only.
+fn solicitations(vip: IpAddr) -> Finding {
+    let sentence = format!(
+        "no other interface than its own answers neighbor solicitations for {vip}: IPv6 needs no setting"
+    );
+    Finding::ok(Area::Arp, &vip.to_string(), sentence)
+}
+
+/// An interface without an address asks from one of another interface whatever is set: the kernel
+/// takes the first that is not of host scope (Linux, net/ipv4/devinet.c, inet_select_addr).
+fn unnumbered(facts: &Facts, of: &Surroundings) -> Option<Finding> {
+    let vip = of.vip.address;
+    let link = facts.link_at(of.back.as_ref().ok()?.link).filter(|link| link.answers)?;
+    let usable = |held: &&Held| held.address.is_ipv4() && !held.address.is_loopback();
+    if link.addresses.iter().any(|held| usable(&held)) {
+        return None;
+    }
+    let first = facts.links.iter().flat_map(|link| &link.addresses).find(usable)?;
+    if first.address != vip {
+        return None;
+    }
+    let name = &link.name;
+    let sentence = format!(
+        "{name} has no IPv4 address of its own, so it asks by ARP from {vip}, and others learn this machine's MAC address for it"
+    );
+    let remedy =
+        format!("`ip address add ADDRESS/PREFIX dev {name}`, an address of this machine's");
+    Some(Finding::problem(Area::Arp, name, sentence).mended_by(remedy))
+}
+
+fn arp(known: &Known, vip: IpAddr) -> Vec<Finding> {
+    let facts = &known.facts;
     let mut findings = Vec::new();
     let mut silent: BTreeMap<(i32, i32), Vec<&str>> = BTreeMap::new();
     for link in facts.links.iter().filter(|link| link.answers) {
@@ -175,7 +228,7 @@ fn arp(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
             let values = (effective.arp_ignore, effective.arp_announce);
             silent.entry(values).or_default().push(&link.name);
         }
-        findings.extend(wrong.into_iter().map(|key| talkative(facts, link, key, vip)));
+        findings.extend(wrong.into_iter().map(|key| talkative(known, link, key, vip)));
     }
     for ((ignore, announce), names) in silent {
         let names = names.join(", ");
@@ -187,7 +240,8 @@ fn arp(facts: &Facts, vip: IpAddr) -> Vec<Finding> {
 }
 
 /// An interface with a value in effect that does not serve.
-fn talkative(facts: &Facts, link: &LinkFacts, key: Key, vip: IpAddr) -> Finding {
+fn talkative(known: &Known, link: &LinkFacts, key: Key, vip: IpAddr) -> Finding {
+    let facts = &known.facts;
     let own = link.conf.unwrap_or_default();
     let effective = own.with(&facts.all).get(key);
     let name = &link.name;
@@ -214,7 +268,7 @@ fn talkative(facts: &Facts, link: &LinkFacts, key: Key, vip: IpAddr) -> Finding 
     };
     let setting = Setting::new(culprit, key);
     let remedy = if culprit == ALL && effective < key.wanted() {
-        setup(facts, vip)
+        setup(known, vip)
     } else {
         format!("`sysctl -w {setting}={}`", key.wanted())
     };
@@ -227,12 +281,15 @@ fn director(facts: &Facts, of: &Surroundings) -> Finding {
     let vip = of.vip.address;
     let subject = vip.to_string();
     let owners = match &of.owners {
-        Err(reason) => {
-            let sentence = format!("who has {vip} on the wire cannot be asked: {reason}");
-            return Finding::warning(Area::Director, &subject, sentence)
-                .mended_by("repeat as root (CAP_NET_RAW)");
+        Err(why) => {
+            let what = format!("who has {vip} on the wire");
+            return unasked(Area::Director, &subject, &what, why);
         }
         Ok(owners) => owners,
+    };
+    let left_out = match of.left_out {
+        0 => String::new(),
+        number => format!("; {number} more interfaces were not asked on"),
     };
     let all: Vec<String> = owners
         .iter()
@@ -245,18 +302,20 @@ fn director(facts: &Facts, of: &Surroundings) -> Finding {
             Area::Director,
             &subject,
             format!(
-                "nobody answers for {vip} on this machine's networks: no director is at work there"
+                "nobody answers for {vip} on this machine's networks: no director is at work there{left_out}"
             ),
         )
         .mended_by("on the director: `shunt doctor`"),
-        [one] => {
-            Finding::ok(Area::Director, &subject, format!("{one} answers for {vip}: the director"))
-        }
+        [one] => Finding::ok(
+            Area::Director,
+            &subject,
+            format!("{one} answers for {vip}: the director{left_out}"),
+        ),
         several => Finding::warning(
             Area::Director,
             &subject,
             format!(
-                "{} answer for {vip}: one of them is the director, the others take traffic from it",
+                "{} answer for {vip}: one of them is the director, the others take traffic from it{left_out}",
                 several.join(" and ")
             ),
         )
@@ -274,7 +333,7 @@ fn rp_filter(facts: &Facts, of: &Surroundings) -> Option<Finding> {
     let back = of.back.as_ref().ok().copied();
     let loosen = format!("`sysctl -w {}=2`", sysctl_name(name, "rp_filter"));
     let strict = effective == 1 && back.is_some_and(|way| way.link != link.index);
-    if strict && of.taken != Some(true) {
+    if strict && of.taken != Some(Ok(())) {
         let other = back.map(|way| self::name(facts, way.link)).unwrap_or_default();
         let sentence = format!(
             "{name} takes packets only from where the way back leads (rp_filter 1 in effect), and the one to {client} leads by {other}: what the director sends is dropped"
@@ -288,10 +347,10 @@ fn rp_filter(facts: &Facts, of: &Surroundings) -> Option<Finding> {
         let remedy = "`ip route add default via GATEWAY`";
         return Some(Finding::problem(Area::RpFilter, name, sentence).mended_by(remedy));
     }
-    if of.taken == Some(false) {
-        let (vip, sentence) = (of.vip.address, "the kernel does not take packets");
+    if let Some(Err(why)) = &of.taken {
+        let vip = of.vip.address;
         let sentence = format!(
-            "{sentence} from {client} to {vip} by {name} (rp_filter {effective} in effect)"
+            "the kernel does not take packets from {client} to {vip} by {name} ({why}; rp_filter {effective} in effect)"
         );
         let remedy = format!("`ip rule` and `ip route get {vip} from CLIENT iif {name}` say more");
         return Some(Finding::problem(Area::RpFilter, name, sentence).mended_by(remedy));
@@ -332,9 +391,8 @@ fn listener(known: &Known, of: &Surroundings) -> Finding {
     let service = SocketAddr::new(vip, port);
     let subject = format!("{protocol}:{service}");
     let listeners = match &known.listeners {
-        Err(reason) => {
-            let sentence = format!("who listens cannot be read: {reason}");
-            return Finding::warning(Area::Listener, &subject, sentence)
+        Err(why) => {
+            return unseen(Area::Listener, &subject, "who listens", why)
                 .mended_by(format!("`ss -ln{} sport = {port}`", &protocol.to_string()[..1]));
         }
         Ok(listeners) => listeners,
@@ -343,7 +401,11 @@ fn listener(known: &Known, of: &Surroundings) -> Finding {
     for listener in listeners.iter().filter(|listener| listener.address.port() == port) {
         match misses(&known.facts, of, listener) {
             None => {
-                let sentence = format!("{} listens for {subject}", listener.address);
+                let mut sentence = format!("{} listens for {subject}", listener.address);
+                if protocol == Listens::Udp && listener.address.ip().is_unspecified() {
+                    sentence +=
+                        "; it must answer from the address that it was asked at (IP_PKTINFO)";
+                }
                 return Finding::ok(Area::Listener, &subject, sentence);
             }
             Some(why) => others.push(why),
@@ -381,6 +443,12 @@ fn way_back(facts: &Facts, of: &Surroundings) -> Finding {
             format!("the way back to {client} leads by {by}, without a gateway"),
         );
     };
+    if facts.link_at(way.link).is_some_and(|link| !link.answers) {
+        let sentence = format!(
+            "the way back to {client} leads by {gateway} on {by}, a link without neighbors, so not by the director"
+        );
+        return Finding::ok(Area::WayBack, &subject, sentence);
+    }
     let replace = format!("`ip route replace default via GATEWAY dev {by}`, the network's router");
     if gateway == vip {
         return problem(format!(
@@ -388,8 +456,14 @@ fn way_back(facts: &Facts, of: &Surroundings) -> Finding {
         ))
         .mended_by(replace);
     }
-    let owners = of.owners.as_ref().ok().and_then(|owners| owners.get(&way.link));
-    let shared = owners.and_then(|owners| owners.intersection(&of.gateway_macs).next());
+    let (owners, gateway_macs) = match (&of.owners, &of.gateway_macs) {
+        (Ok(owners), Ok(macs)) => (owners.get(&way.link), macs),
+        (Err(why), _) | (_, Err(why)) => {
+            let what = format!("whether {gateway}, the way back to {client}, is the director");
+            return unasked(Area::WayBack, &subject, &what, why);
+        }
+    };
+    let shared = owners.and_then(|owners| owners.intersection(gateway_macs).next());
     if let Some(mac) = shared {
         return problem(format!(
             "the way back to {client} leads by {gateway}, which is the director ({} answers for it and for {vip}): what comes from its own VIP it does not forward",
@@ -397,7 +471,7 @@ fn way_back(facts: &Facts, of: &Surroundings) -> Finding {
         ))
         .mended_by(replace);
     }
-    if of.gateway_macs.is_empty() && of.owners.is_ok() {
+    if gateway_macs.is_empty() {
         return problem(format!(
             "the way back to {client} leads by {gateway} on {by}, which does not answer: clients get no answer either"
         ))
@@ -436,10 +510,12 @@ fn mtu(known: &Known, of: &Surroundings) -> Option<Finding> {
         let sentence = format!(
             "clients are told of packets of {told} bytes, and a director takes {MTU_OF_DIRECTOR} at most"
         );
-        let advmss = MTU_USUAL - 40;
+        let headers = if of.vip.address.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+        let via = way.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
         let remedy = format!(
-            "`ip route change default via GATEWAY dev {} advmss {advmss}`, if clients can send such",
-            back.name
+            "`ip route change default{via} dev {} advmss {}`, if clients can send such",
+            back.name,
+            MTU_USUAL - headers
         );
         return Some(Finding::warning(Area::Mtu, name, sentence).mended_by(remedy));
     }

@@ -51,15 +51,16 @@ impl Server {
             all: Conf { arp_ignore: 1, arp_announce: 2, rp_filter: 0 },
         };
         let listeners = Ok(vec![listener("0.0.0.0:80"), listener("[::]:80")]);
-        let known = Known { facts, protocol: Listens::Tcp, listeners };
+        let known = Known { facts, interface: None, protocol: Listens::Tcp, listeners };
         let around = Surroundings {
             vip: VipTarget { address: vip, port: Some(80) },
             client: None,
             back: Ok(Way { link: ETH0, gateway: Some(ip(gateway)), mtu: None }),
             arrival: Some(ETH0),
-            taken: Some(true),
+            taken: Some(Ok(())),
             owners: Ok(BTreeMap::from([(ETH0, BTreeSet::from([DIRECTOR]))])),
-            gateway_macs: BTreeSet::from([ROUTER]),
+            left_out: 0,
+            gateway_macs: Ok(BTreeSet::from([ROUTER])),
         };
         Server(known, around)
     }
@@ -148,6 +149,20 @@ fn the_address() {
     problem(duplicate, area, "calls it a duplicate", "`ip address del 172.17.100.100/32 dev lo`");
     let on_nic = one(|known, _| link(known, "eth0").addresses.push(held(VIP, 32)));
     problem(on_nic, area, "is on eth0, which answers for it", "del 172.17.100.100/32 dev eth0`");
+    // On lo, and another interface was named.
+    let dummy = |known: &mut Known| known.interface = Some("dummy0".to_owned());
+    let remedy = "`ip address del 172.17.100.100/32 dev lo`, then `shunt rs setup --vip 172.17.100.100 --interface dummy0`";
+    problem(one(|known, _| dummy(known)), area, "is on lo, and not on dummy0", remedy);
+    let gone = one(|known, _| {
+        dummy(known);
+        link(known, "lo").addresses.clear();
+    });
+    problem(gone, area, "is on no interface", "--vip 172.17.100.100 --interface dummy0`");
+    let there = Server::new().with(|known, _| {
+        dummy(known);
+        link(known, "lo").name = "dummy0".to_owned();
+    });
+    assert!(there.findings().ok);
 }
 
 #[test]
@@ -203,10 +218,27 @@ fn arp() {
         known.facts.all.arp_ignore = 0;
     });
     assert!(server.findings().to_string().contains("would answer ARP for 172.17.100.100"));
-    // An IPv6 VIP does not care.
+    // An IPv6 VIP does not care, and it is said why.
     let server =
         Server::of("fd00::100", "fd00::253").with(|known, _| known.facts.all = Conf::default());
-    assert!(server.findings().ok);
+    let all = server.findings();
+    assert!(all.ok && all.to_string().contains("IPv6 needs no setting"), "{all}");
+}
+
+#[test]
+fn an_interface_without_an_address_asks_from_the_vip() {
+    let area = Area::Arp;
+    let bare = one(|known, _| link(known, "eth0").addresses.clear());
+    problem(bare, area, "eth0 has no IPv4 address of its own", "`ip address add ADDRESS/PREFIX");
+    // Another address comes before the VIP.
+    let other = Server::new().with(|known, _| {
+        link(known, "eth0").addresses.clear();
+        link(known, "lo").addresses.insert(1, held("10.255.0.1", 32));
+    });
+    assert!(other.findings().ok);
+    // It is not asked there.
+    let elsewhere = Server::new().with(|known, _| link(known, "eth1.5").addresses.clear());
+    assert!(elsewhere.findings().ok);
 }
 
 #[test]
@@ -221,9 +253,33 @@ fn who_has_the_vip_on_the_wire() {
         of.owners = Ok(BTreeMap::from([(ETH0, both)]));
     });
     warning(flux, area, "02:00:00:00:00:02 on eth0 and 02:00:00:00:00:03 on eth0 answer for");
-    let unasked = Server::new().with(|_, of| of.owners = Err("Operation not permitted".into()));
-    let all = unasked.findings();
-    assert!(all.ok && all.to_string().contains("repeat as root (CAP_NET_RAW)"), "{all}");
+    let many = Server::new().with(|_, of| of.left_out = 7).findings();
+    assert!(
+        many.to_string().contains("the director; 7 more interfaces were not asked on"),
+        "{many}"
+    );
+}
+
+/// What could not be looked at might be broken.
+#[test]
+fn a_look_that_failed_is_no_ok() {
+    let not_permitted = || "Operation not permitted".to_owned();
+    let deaf = Server::new().with(|_, of| {
+        of.owners = Err(not_permitted());
+        of.gateway_macs = Err(not_permitted());
+    });
+    let all = deaf.findings();
+    let wrong: Vec<&Finding> = all.findings.iter().filter(|f| f.state != State::Ok).collect();
+    assert!(!all.ok && wrong.len() == 2, "{all}");
+    let remedy = "repeat as root (CAP_NET_RAW)";
+    let director = "who has 172.17.100.100 on the wire cannot be told: Operation not permitted";
+    problem(wrong[0].clone(), Area::Director, director, remedy);
+    let gateway = "whether 172.17.100.253, the way back to clients, is the director cannot be";
+    problem(wrong[1].clone(), Area::WayBack, gateway, remedy);
+    let gateway_alone = one(|_, of| of.gateway_macs = Err("Too many open files".into()));
+    problem(gateway_alone, Area::WayBack, "cannot be told: Too many open files", "");
+    let unread = one(|known, _| known.listeners = Err("sock_diag(7): no".into()));
+    problem(unread, Area::Listener, "who listens cannot be told: sock_diag(7): no", "`ss -lnt ");
 }
 
 #[test]
@@ -232,7 +288,7 @@ fn the_filter_of_sources() {
     let loosen = "`sysctl -w net.ipv4.conf.eth0.rp_filter=2`";
     let by_eth1 = |of: &mut Surroundings| {
         of.back = Ok(Way { link: ETH1, gateway: None, mtu: None });
-        of.taken = Some(false);
+        of.taken = Some(Err("Invalid cross-device link".into()));
     };
     let strict = one(|known, of| {
         known.facts.all.rp_filter = 1;
@@ -256,12 +312,12 @@ fn the_filter_of_sources() {
     let no_way = Server::new().with(|known, of| {
         known.facts.all.rp_filter = 2;
         of.back = Err("Network is unreachable".into());
-        of.taken = Some(false);
+        of.taken = Some(Err("Invalid cross-device link".into()));
     });
     let said = no_way.findings().to_string();
     assert!(said.contains("rp_filter 2 in effect), and there is none to clients"), "{said}");
-    let other = one(|_, of| of.taken = Some(false));
-    problem(other, area, "the kernel does not take packets from clients", "`ip rule`");
+    let other = one(|_, of| of.taken = Some(Err("Permission denied".into())));
+    problem(other, area, "by eth0 (Permission denied; rp_filter 0 in effect)", "`ip rule`");
 }
 
 #[test]
@@ -300,21 +356,28 @@ fn who_listens() {
     });
     assert!(only.findings().ok);
     warning(one(|_, of| of.vip.port = None), area, "no port was named");
-    let unread = one(|known, _| known.listeners = Err("sock_diag(7): no".into()));
-    warning(unread, area, "who listens cannot be read");
+    // From which address a datagram is answered is up to the program where it listens on all.
+    for (listens, told) in [("0.0.0.0:80", true), ("172.17.100.100:80", false)] {
+        let server = Server::new().with(|known, _| {
+            known.protocol = Listens::Udp;
+            known.listeners = Ok(vec![listener(listens)]);
+        });
+        let all = server.findings();
+        assert!(all.ok && all.to_string().contains("(IP_PKTINFO)") == told, "{all}");
+    }
 }
 
 #[test]
 fn the_way_back() {
     let area = Area::WayBack;
     let replace = "`ip route replace default via GATEWAY dev eth0`";
-    let director = one(|_, of| of.gateway_macs = BTreeSet::from([DIRECTOR]));
+    let director = one(|_, of| of.gateway_macs = Ok(BTreeSet::from([DIRECTOR])));
     problem(director, area, "is the director (02:00:00:00:00:03 answers for it and for", replace);
     let vip = one(|_, of| {
         of.back = Ok(Way { link: ETH0, gateway: Some(ip(VIP)), mtu: None });
     });
     problem(vip, area, "leads by 172.17.100.100, the VIP itself", replace);
-    let silent = one(|_, of| of.gateway_macs.clear());
+    let silent = one(|_, of| of.gateway_macs = Ok(BTreeSet::new()));
     problem(silent, area, "which does not answer", "`ip neigh show 172.17.100.253`");
     let none = one(|_, of| of.back = Err("Network is unreachable".into()));
     problem(none, area, "(Network is unreachable), so they get", "`ip route add default via");
@@ -323,6 +386,14 @@ fn the_way_back() {
         of.owners = Ok(BTreeMap::from([(ETH1, BTreeSet::from([ROUTER]))]));
     });
     assert!(elsewhere.findings().ok);
+    // Nobody can be asked in a tunnel, and no director is there.
+    let tunnel = Server::new().with(|known, of| {
+        link(known, "eth1.5").answers = false;
+        of.back = Ok(Way { link: ETH1, gateway: Some(ip("10.0.0.2")), mtu: None });
+        of.gateway_macs = Ok(BTreeSet::new());
+    });
+    let all = tunnel.findings();
+    assert!(all.ok && all.to_string().contains("on eth1.5, a link without neighbors"), "{all}");
     let on_link =
         Server::new().with(|_, of| of.back = Ok(Way { link: ETH0, gateway: None, mtu: None }));
     assert!(on_link.findings().to_string().contains("leads by eth0, without a gateway"));
@@ -354,6 +425,8 @@ fn the_size_of_packets() {
     let said = small(Listens::Udp).findings().to_string();
     assert!(said.contains("warning  mtu        eth0 takes packets of 1400 bytes"), "{said}");
     let jumbo = one(|known, _| link(known, "eth0").mtu = 9000);
+    let remedy = "`ip route change default via 172.17.100.253 dev eth0 advmss 1460`";
+    assert!(jumbo.remedy.as_deref().unwrap_or_default().starts_with(remedy), "{jumbo:?}");
     warning(jumbo, area, "packets of 9000 bytes, and a director takes 3818 at most");
 }
 

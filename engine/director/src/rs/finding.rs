@@ -38,9 +38,19 @@ impl Area {
     }
 }
 
-/// What is said of one thing. A warning is what could not be looked at, or is not this machine's to
-/// mend; a problem keeps this machine from serving the VIP.
+/// What is said of one thing. A warning is what is not this machine's to mend, or was not asked for;
+/// a problem keeps this machine from serving the VIP, or a look from showing whether it does.
 pub type Finding = doctor::Finding<Area>;
+
+/// A look that failed. It might have found a problem, so it is as bad as one.
+pub fn unseen(area: Area, subject: &str, what: &str, why: &str) -> Finding {
+    Finding::problem(area, subject, format!("{what} cannot be told: {why}"))
+}
+
+/// A look at the wire that failed, for which the right to it is what is mostly missing.
+pub fn unasked(area: Area, subject: &str, what: &str, why: &str) -> Finding {
+    unseen(area, subject, what, why).mended_by("repeat as root (CAP_NET_RAW)")
+}
 
 /// A finding as one line.
 pub fn line(finding: &Finding) -> String {
@@ -59,7 +69,7 @@ pub fn line(finding: &Finding) -> String {
 /// All findings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Findings {
-    /// Nothing keeps this machine from serving the VIPs.
+    /// Nothing keeps this machine from serving the VIPs, and every look has shown so.
     pub ok: bool,
     /// Them.
     pub findings: Vec<Finding>,

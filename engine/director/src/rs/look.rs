@@ -3,7 +3,7 @@
 use crate::addresses::holds;
 use crate::layer2::who_has::who_has;
 use crate::netlink_read::collect;
-use crate::rs::check::{Known, Listener, Surroundings, Way};
+use crate::rs::check::{HEADERS_V4, HEADERS_V6, Known, Listener, Surroundings, Way};
 use crate::rs::facts::{Facts, LinkFacts};
 use crate::rs::read;
 use crate::rs_cli::{Listens, RsCheckArgs, VipTarget};
@@ -11,7 +11,9 @@ use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
@@ -21,6 +23,7 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
 };
+use nix::errno::Errno;
 use rtnetlink::proto::new_connection;
 use rtnetlink::sys::{SocketAddr as KernelAddress, protocols::NETLINK_SOCK_DIAG};
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -33,7 +36,8 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_millis(600);
 /// How long the kernel may take to list its sockets.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Links that are asked on who has a VIP, at most. Hosts of containers have hundreds.
+/// Links that are asked on who has a VIP, at most. Hosts of containers have hundreds. Those come
+/// first by which the director's packets are most likely to come.
 const LINKS_MAX: usize = 32;
 
 /// Stand for clients where none is named: addresses that are nobody's (RFC 5737, RFC 3849), so
@@ -59,7 +63,8 @@ pub async fn look(arguments: &RsCheckArgs) -> Result<(Known, Vec<Surroundings>),
     let looks = arguments.vips.iter().map(|&vip| look_around(&handle, &facts, vip, client));
     let surroundings = join_all(looks).await;
     let listeners = listeners(arguments.protocol).await;
-    Ok((Known { facts, protocol: arguments.protocol, listeners }, surroundings))
+    let (interface, protocol) = (arguments.interface.clone(), arguments.protocol);
+    Ok((Known { facts, interface, protocol, listeners }, surroundings))
 }
 
 async fn look_around(
@@ -78,58 +83,86 @@ async fn look_around(
     let gateway_macs = async {
         match gateway {
             Some((link, gateway)) => macs(handle, facts, link, gateway).await,
-            None => BTreeSet::new(),
+            None => Ok(BTreeSet::new()),
         }
     };
-    let (owners, gateway_macs) = join(owners(facts, vip.address), gateway_macs).await;
-    let arrival = arrival(facts, vip.address, owners.as_ref().ok(), back.as_ref().ok());
+    let links = links_to_ask(facts, vip.address, back.as_ref().ok());
+    let left_out = links.len().saturating_sub(LINKS_MAX);
+    let (owners, gateway_macs) = join(owners(&links, vip.address), gateway_macs).await;
+    let arrival = arrival(&links, vip.address, owners.as_ref().ok(), back.as_ref().ok());
     let taken = match arrival {
         Some(link) if present => Some(takes(handle, to, vip.address, link).await),
         _ => None,
     };
-    Surroundings { vip, client, back, arrival, taken, owners, gateway_macs }
+    Surroundings { vip, client, back, arrival, taken, owners, left_out, gateway_macs }
 }
 
-/// Whether somebody can be asked on a link.
-fn asks(link: &LinkFacts) -> bool {
-    link.answers && link.up && link.mac.is_some() && !link.addresses.is_empty()
+/// The links on which somebody may have the VIP: those of its family, and that of the way back. The
+/// likeliest come first.
+fn links_to_ask<'a>(facts: &'a Facts, vip: IpAddr, back: Option<&Way>) -> Vec<&'a LinkFacts> {
+    let leads_back = |link: &LinkFacts| back.is_some_and(|way| way.link == link.index);
+    let numbered = |link: &LinkFacts| {
+        let mut own = link.addresses.iter().map(|held| held.address);
+        own.any(|own| own.is_ipv4() == vip.is_ipv4() && !link_local(own))
+    };
+    let able = |link: &LinkFacts| link.answers && link.up && link.mac.is_some();
+    let links = facts.links.iter();
+    let mut links: Vec<&LinkFacts> =
+        links.filter(|link| able(link) && (numbered(link) || leads_back(link))).collect();
+    links.sort_by_key(|link| !(of_network(link, vip) || leads_back(link)));
+    links
+}
+
+fn link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// Whether the VIP is of a network of this link.
+fn of_network(link: &LinkFacts, vip: IpAddr) -> bool {
+    let mut own = link.addresses.iter().filter(|held| held.address != vip);
+    own.any(|held| holds(held.address, held.prefix, vip))
 }
 
 /// Who answers for the VIP on each link; those without an answer are left out.
-async fn owners(facts: &Facts, vip: IpAddr) -> Result<BTreeMap<u32, BTreeSet<[u8; 6]>>, String> {
-    let links = facts.links.iter().filter(|link| asks(link)).take(LINKS_MAX);
-    let asked = links
-        .filter_map(|link| Some((link, link.mac?)))
-        .map(|(link, mac)| async move { (link, who_has(link.index, mac, vip, PATIENCE).await) });
+async fn owners(
+    links: &[&LinkFacts],
+    vip: IpAddr,
+) -> Result<BTreeMap<u32, BTreeSet<[u8; 6]>>, String> {
+    let asked = links.iter().take(LINKS_MAX);
+    let asked = asked.map(|link| async move { (link.index, answering(link, vip).await) });
     let mut owners = BTreeMap::new();
-    for (link, answer) in join_all(asked).await {
-        match answer {
-            Ok(macs) if macs.is_empty() => {}
-            Ok(macs) => drop(owners.insert(link.index, macs)),
-            // Its cable is out: there is nobody.
-            Err(error) if error.kind() == std::io::ErrorKind::NetworkDown => {}
-            Err(error) => return Err(error.to_string()),
-        }
+    for (link, macs) in join_all(asked).await {
+        owners.insert(link, macs?);
     }
+    owners.retain(|_, macs| !macs.is_empty());
     Ok(owners)
+}
+
+/// Who answers for an address on a link. There is nobody on one that is down, or gone by now.
+async fn answering(link: &LinkFacts, address: IpAddr) -> Result<BTreeSet<[u8; 6]>, String> {
+    let Some(mac) = link.mac else { return Ok(BTreeSet::new()) };
+    let error = match who_has(link.index, mac, address, PATIENCE).await {
+        Ok(macs) => return Ok(macs),
+        Err(error) => error,
+    };
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO) => Ok(BTreeSet::new()),
+        // Without the number that Rust adds.
+        Some(other) => Err(other.desc().to_owned()),
+        None => Err(error.to_string()),
+    }
 }
 
 /// The link by which the director's packets come: where somebody answers for the VIP; else where
 /// its network is; else the one of the way back.
 fn arrival(
-    facts: &Facts,
+    links: &[&LinkFacts],
     vip: IpAddr,
     owners: Option<&BTreeMap<u32, BTreeSet<[u8; 6]>>>,
     back: Option<&Way>,
 ) -> Option<u32> {
     let on_wire = owners.and_then(|owners| owners.keys().next().copied());
-    let network = || {
-        let of_network = |link: &&LinkFacts| {
-            let mut own = link.addresses.iter().filter(|held| held.address != vip);
-            asks(link) && own.any(|held| holds(held.address, held.prefix, vip))
-        };
-        facts.links.iter().find(of_network).map(|link| link.index)
-    };
+    let network = || links.iter().find(|link| of_network(link, vip)).map(|link| link.index);
     on_wire.or_else(network).or_else(|| back.map(|way| way.link))
 }
 
@@ -162,7 +195,9 @@ async fn way(handle: &Handle, to: IpAddr, from: Option<IpAddr>) -> Result<Way, S
 }
 
 fn read_way(route: &RouteMessage) -> Result<Way, String> {
-    let (mut link, mut gateway, mut mtu) = (None, None, None);
+    let (mut link, mut gateway, mut mtu) = (None, None, None::<u32>);
+    let v4 = route.header.address_family == AddressFamily::Inet;
+    let headers = if v4 { HEADERS_V4 } else { HEADERS_V6 };
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => link = Some(*index),
@@ -171,10 +206,12 @@ fn read_way(route: &RouteMessage) -> Result<Way, String> {
             RouteAttribute::Gateway(RouteAddress::Inet6(v6))
             | RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
             RouteAttribute::Metrics(metrics) => {
-                mtu = metrics.iter().find_map(|metric| match metric {
+                let limits = metrics.iter().filter_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) => Some(*mtu),
+                    RouteMetric::Advmss(segment) => Some(segment.saturating_add(headers)),
                     _ => None,
                 });
+                mtu = limits.min();
             }
             _ => {}
         }
@@ -188,25 +225,45 @@ fn read_way(route: &RouteMessage) -> Result<Way, String> {
 
 /// Whether the kernel takes a packet by a link as its own: this asks its very checks, rp_filter
 /// among them.
-async fn takes(handle: &Handle, from: IpAddr, to: IpAddr, by: u32) -> bool {
-    let route = ask_route(handle, request(to, Some(from), Some(by))).await;
-    route.is_ok_and(|route| route.header.kind == RouteType::Local)
+async fn takes(handle: &Handle, from: IpAddr, to: IpAddr, by: u32) -> Result<(), String> {
+    match ask_route(handle, request(to, Some(from), Some(by))).await?.header.kind {
+        RouteType::Local => Ok(()),
+        other => Err(format!("{other:?}").to_lowercase()),
+    }
 }
 
-/// Who answers for a neighbor, and what the kernel knows of it.
-async fn macs(handle: &Handle, facts: &Facts, link: u32, address: IpAddr) -> BTreeSet<[u8; 6]> {
-    let mut macs = known_macs(handle, link, address).await;
-    if let Some(own) = facts.link_at(link).and_then(|link| link.mac) {
-        macs.extend(who_has(link, own, address, PATIENCE).await.unwrap_or_default());
-    }
-    macs
+/// Who answers for a neighbor, and what the kernel is sure of.
+async fn macs(
+    handle: &Handle,
+    facts: &Facts,
+    link: u32,
+    address: IpAddr,
+) -> Result<BTreeSet<[u8; 6]>, String> {
+    let mut macs = match facts.link_at(link).filter(|link| link.answers) {
+        Some(link) => answering(link, address).await?,
+        None => BTreeSet::new(),
+    };
+    macs.extend(known_macs(handle, link, address).await?);
+    Ok(macs)
+}
+
+/// Whether an entry tells who has the address now. A stale one tells who had it.
+fn is_sure(entry: &NeighbourMessage) -> bool {
+    matches!(
+        entry.header.state,
+        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp
+    )
 }
 
 /// The MAC address that the kernel knows of a neighbor.
-async fn known_macs(handle: &Handle, link: u32, address: IpAddr) -> BTreeSet<[u8; 6]> {
+async fn known_macs(
+    handle: &Handle,
+    link: u32,
+    address: IpAddr,
+) -> Result<BTreeSet<[u8; 6]>, String> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let entries = collect(handle.neighbours().get().set_address_family(family).execute()).await;
-    let of_link = entries.unwrap_or_default().into_iter().filter(|e| e.header.ifindex == link);
+    let entries = collect(handle.neighbours().get().set_address_family(family).execute()).await?;
+    let of_link = entries.into_iter().filter(|e| e.header.ifindex == link && is_sure(e));
     let of_address = of_link.filter(|entry| {
         entry.attributes.iter().any(|attribute| match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address == *v4,
@@ -214,13 +271,12 @@ async fn known_macs(handle: &Handle, link: u32, address: IpAddr) -> BTreeSet<[u8
             _ => false,
         })
     });
-    of_address
-        .flat_map(|entry| entry.attributes)
-        .filter_map(|attribute| match attribute {
+    let macs =
+        of_address.flat_map(|entry| entry.attributes).filter_map(|attribute| match attribute {
             NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
             _ => None,
-        })
-        .collect()
+        });
+    Ok(macs.collect())
 }
 
 /// All sockets that wait for connections or datagrams (sock_diag(7)).

@@ -11,6 +11,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::Handle;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -101,22 +102,19 @@ fn held(message: &AddressMessage) -> Option<Held> {
 
 /// The settings of an interface; nothing if it does not do IPv4, or is gone by now.
 fn conf(interface: &str) -> Result<Option<Conf>, String> {
-    let folder = conf_folder(interface);
-    if !folder.exists() {
-        return Ok(None);
-    }
     let read = |key: &str| {
-        let path = folder.join(key);
-        let text = fs::read_to_string(&path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let path = conf_folder(interface).join(key);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
+        };
         let value = text.trim().parse::<i32>();
-        value.map_err(|_| format!("{} holds {text:?}, which is no number", path.display()))
+        value.map(Some).map_err(|_| format!("{} holds {text:?}, no number", path.display()))
     };
-    Ok(Some(Conf {
-        arp_ignore: read("arp_ignore")?,
-        arp_announce: read("arp_announce")?,
-        rp_filter: read("rp_filter")?,
-    }))
+    // It may go from one to the next.
+    let values = (read("arp_ignore")?, read("arp_announce")?, read("rp_filter")?);
+    let (Some(arp_ignore), Some(arp_announce), Some(rp_filter)) = values else { return Ok(None) };
+    Ok(Some(Conf { arp_ignore, arp_announce, rp_filter }))
 }
 
 /// Whether an interface has IPv6 switched off. A kernel without IPv6 has no such file.
