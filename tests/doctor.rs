@@ -5,15 +5,15 @@ mod common;
 
 use aya::Ebpf;
 use aya::programs::{Xdp, XdpMode};
-use common::diagnosis::{Diagnosis, remedy};
+use common::diagnosis::{Diagnosis, Found, remedy};
 use common::{HTTP, PATIENCE, Site, http_rr, service, shunt};
 use director::doctor::{Area, State};
 use lab::{
-    Config, Director, Family, NIC, Plan, TempDir, Topology, VirtualService, client_address,
-    mac_text, real_server_address, real_server_mac, router_mac, vip, wait_until,
+    Config, Family, NIC, Plan, TempDir, Topology, VirtualService, client_address, mac_text,
+    real_server_address, real_server_mac, router_mac, vip, wait_until,
 };
 use nix::net::if_::if_nametoindex;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use xsk::InterfaceOptions;
 
@@ -65,7 +65,7 @@ fn a_healthy_site_is_well_before_and_while_the_director_runs() {
     let has = |area, part: &str| {
         assert!(running.find(area, part).is_some(), "no {part:?} in {running:#?}");
     };
-    has(Area::Director, "since ");
+    has(Area::Director, " has run for ");
     has(Area::Interface, "(steer) is the running director's");
     has(Area::Interface, "the XDP program runs in its driver, veth");
     has(Area::Interface, "copy mode, as configured");
@@ -99,7 +99,7 @@ fn a_healthy_site_is_well_before_and_while_the_director_runs() {
 
 /// Each fault is made, found and mended in turn.
 #[test]
-fn faults_of_real_servers_and_vips_are_found_while_the_director_runs() {
+fn faults_are_found_while_the_director_runs() {
     let site = site("doctor-faults");
     let director = site.start(&config(vec![http_rr(2)]));
     let file = director.config();
@@ -109,6 +109,7 @@ fn faults_of_real_servers_and_vips_are_found_while_the_director_runs() {
     a_real_server_is_gone(&site, file);
     a_third_machine_has_the_vip(&site, file);
     Diagnosis::of(&site.topology, file).assert_well();
+    a_link_is_down(&site, file);
 }
 
 fn a_real_server_answers_arp(site: &Site, file: &Path) {
@@ -168,18 +169,14 @@ fn a_third_machine_has_the_vip(site: &Site, file: &Path) {
     wait_until_well(site, file, Area::Vip, &other);
 }
 
-#[test]
-fn a_link_that_is_down_is_found_while_the_director_runs() {
-    let site = site("doctor-link");
-    let director = site.start(&config(vec![http_rr(2)]));
+fn a_link_is_down(site: &Site, file: &Path) {
     // The cable: the other end is down.
     site.topology.switch.ip("link set director down").unwrap();
-    let diagnosis = Diagnosis::of(&site.topology, director.config());
-    diagnosis.problem(Area::Interface, NIC, "it has no carrier");
+    Diagnosis::of(&site.topology, file).problem(Area::Interface, NIC, "it has no carrier");
     site.topology.switch.ip("link set director up").unwrap();
-    wait_until_well(&site, director.config(), Area::Interface, "it has no carrier");
+    wait_until_well(site, file, Area::Interface, "it has no carrier");
     site.topology.director.ip(&format!("link set {NIC} down")).unwrap();
-    let diagnosis = Diagnosis::of(&site.topology, director.config());
+    let diagnosis = Diagnosis::of(&site.topology, file);
     let down = diagnosis.problem(Area::Interface, NIC, "it is down");
     assert_eq!(remedy(down), format!("ip link set dev {NIC} up"));
     // What could not be asked is no problem found, and no ok either.
@@ -200,6 +197,22 @@ fn a_real_server_behind_a_router_is_a_problem() {
     let near = real_server_address(1, Family::V4).to_string();
     let asked = diagnosis.findings.iter().filter(|found| found.subject == near);
     assert!(asked.clone().count() > 0 && asked.clone().all(|found| found.state == State::Ok));
+
+    // The router answers ARP for all that are behind it, as if they were on the link.
+    for (key, value) in [("conf.eth0.proxy_arp", "1"), ("neigh.eth0.proxy_delay", "0")] {
+        site.topology.router.sysctl(&format!("net.ipv4.{key}"), value).unwrap();
+    }
+    site.topology.director.ip(&format!("route add 192.168.100.0/24 dev {NIC}")).unwrap();
+    let mut service = http_rr(1);
+    let farther: IpAddr = [192, 168, 100, 12].into();
+    service.real_servers.extend([(far, 1), (farther, 1)]);
+    let director = site.start(&config(vec![service]));
+    let diagnosis = Diagnosis::of(&site.topology, director.config());
+    let same = format!("it has the MAC address of {farther}, too");
+    let alike = diagnosis.find(Area::Servers, &same).unwrap_or_else(|| panic!("{diagnosis:#?}"));
+    assert_eq!((alike.subject.as_str(), alike.state), (far.to_string().as_str(), State::Warning));
+    let silent = |found: &&Found| found.sentence.contains("no answer for");
+    assert_eq!(diagnosis.findings.iter().filter(silent).count(), 2, "{diagnosis:#?}");
 }
 
 #[test]
@@ -235,8 +248,9 @@ fn a_vip_that_is_nowhere_or_elsewhere_is_found() {
 }
 
 #[test]
-fn what_a_start_would_refuse_is_found_before() {
+fn what_hurts_or_is_refused_is_found_before_a_start() {
     let site = site("doctor-start");
+    settings_that_hurt(&site);
     let director = &site.topology.director;
     let file = written(&site.topology, &config(vec![http_rr(2)]));
     director.ip(&format!("link set {NIC} mtu 9000")).unwrap();
@@ -264,6 +278,27 @@ fn what_a_start_would_refuse_is_found_before() {
     let broken = site.topology.files.write("broken.toml", "pol = 1").unwrap();
     let broken_found = Diagnosis::of(&site.topology, &broken);
     broken_found.problem(Area::Director, &broken.display().to_string(), "unknown field `pol`");
+}
+
+fn settings_that_hurt(site: &Site) {
+    let director = &site.topology.director;
+    let check = "[virtual_service.health_check]\nkind = \"dr\"";
+    let file = written(&site.topology, &config(vec![http_rr(2).with(check)]));
+    Diagnosis::of(&site.topology, &file).assert_well();
+    let log = format!("net.ipv4.conf.{NIC}.log_martians");
+    let set = |martians, ignore, forward| {
+        director.sysctl(&log, martians).unwrap();
+        director.sysctl("net.ipv4.conf.all.arp_ignore", ignore).unwrap();
+        director.sysctl("net.ipv4.ip_forward", forward).unwrap();
+    };
+    set("1", "8", "1");
+    let found = Diagnosis::of(&site.topology, &file);
+    found.problem(Area::Network, NIC, "arp_ignore is 8");
+    let martians = found.find(Area::Network, "log_martians is on").unwrap();
+    assert_eq!(martians.state, State::Warning, "{martians:#?}");
+    let forward = found.find(Area::Network, "it does no harm").unwrap();
+    assert_eq!(forward.state, State::Ok, "{forward:#?}");
+    set("0", "0", "0");
 }
 
 #[test]
@@ -305,6 +340,8 @@ fn more_queues_than_cores_are_found() {
     let crowded = Diagnosis::of(&site.topology, &file);
     let found = crowded.find(Area::Cores, "there are more queues than cores").unwrap();
     assert_eq!(found.state, State::Warning, "{found:#?}");
+    let spread = crowded.find(Area::Queues, "it has no RSS indirection table").unwrap();
+    assert_eq!(spread.state, State::Ok, "{spread:#?}");
 
     // A start would refuse the rest of these.
     let one = Config { interface: "queues = [0]".into(), ..config(vec![http_rr(2)]) };
@@ -313,24 +350,6 @@ fn more_queues_than_cores_are_found() {
     let core = Config { interface: "cores = [8000]".into(), ..config(vec![http_rr(2)]) };
     let file = written(&site.topology, &core);
     Diagnosis::of(&site.topology, &file).problem(Area::Cores, "workers", "there is no core 8000");
-}
-
-#[test]
-fn settings_that_hurt_are_found() {
-    let site = site("doctor-settings");
-    let director = &site.topology.director;
-    let check = "[virtual_service.health_check]\nkind = \"dr\"";
-    let file = written(&site.topology, &config(vec![http_rr(2).with(check)]));
-    Diagnosis::of(&site.topology, &file).assert_well();
-    director.sysctl(&format!("net.ipv4.conf.{NIC}.log_martians"), "1").unwrap();
-    director.sysctl("net.ipv4.conf.all.arp_ignore", "8").unwrap();
-    director.sysctl("net.ipv4.ip_forward", "1").unwrap();
-    let found = Diagnosis::of(&site.topology, &file);
-    found.problem(Area::Network, NIC, "arp_ignore is 8");
-    let martians = found.find(Area::Network, "log_martians is on").unwrap();
-    assert_eq!(martians.state, State::Warning, "{martians:#?}");
-    let forward = found.find(Area::Network, "it does no harm").unwrap();
-    assert_eq!(forward.state, State::Ok, "{forward:#?}");
 }
 
 /// Rules of a firewall, which packets of virtual services do not pass.
@@ -351,9 +370,10 @@ fn rules_of_a_firewall_are_found() {
     assert_eq!(rules.state, State::Warning, "{rules:#?}");
 }
 
-/// The director's own word on its real servers.
+/// The director's own word on its real servers, and what is left of it for those who may not look:
+/// any user but root has no capabilities.
 #[test]
-fn what_the_directors_checks_say_is_told() {
+fn what_the_director_says_is_told_even_to_those_who_may_not_look() {
     let site = site("doctor-health");
     let check =
         "quorum = 2\n[virtual_service.health_check]\nkind = \"tcp\"\ninterval = 0.5\nfall = 1";
@@ -365,23 +385,26 @@ fn what_the_directors_checks_say_is_told() {
     };
     said(Area::Servers, "2 of 2 real servers are up");
     Diagnosis::of(&site.topology, file).assert_well();
+
+    let mut command = site.topology.director.command("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(shunt());
+    command.args(["doctor", "--json", "--config"]).arg(file);
+    a_user_is_told(&Diagnosis::by(&mut command));
+
     site.topology.switch.ip("link set rs2 down").unwrap();
     said(Area::Servers, "1 of 2 real servers are up and it needs 2");
     let diagnosis = Diagnosis::of(&site.topology, file);
     let server = real_server_address(2, Family::V4).to_string();
     diagnosis.problem(Area::Servers, &server, "has it down: ");
+
+    director.stop(PATIENCE).unwrap();
+    let diagnosis = Diagnosis::by(&mut command);
+    let unread = "who answers ARP for it on eth0 cannot be read: Operation not permitted";
+    let unread = diagnosis.find(Area::Vip, unread).unwrap_or_else(|| panic!("{diagnosis:#?}"));
+    assert_eq!((unread.state, remedy(unread)), (State::Warning, "run this as root"));
 }
 
-/// Without capabilities, as any user but root runs it.
-#[test]
-fn what_may_not_be_looked_at_is_said() {
-    let site = site("doctor-user");
-    let config = config(vec![http_rr(2)]);
-    let director: Director = site.start(&config);
-    let mut command = site.topology.director.command("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(shunt());
-    command.args(["doctor", "--json", "--config"]).arg(director.config());
-    let diagnosis = Diagnosis::by(&mut command);
+fn a_user_is_told(diagnosis: &Diagnosis) {
     let lacks =
         diagnosis.problem(Area::Machine, "capabilities", "this process lacks CAP_NET_ADMIN");
     assert_eq!(remedy(lacks), "sudo shunt doctor");
@@ -392,10 +415,4 @@ fn what_may_not_be_looked_at_is_said() {
     let mac = mac_text(real_server_mac(1));
     assert!(diagnosis.find(Area::Servers, &mac).is_some(), "{diagnosis:#?}");
     assert!(diagnosis.find(Area::Vip, "nobody else answers ARP").is_some(), "{diagnosis:#?}");
-
-    director.stop(PATIENCE).unwrap();
-    let diagnosis = Diagnosis::by(&mut command);
-    let unread = "who answers ARP for it on eth0 cannot be read: Operation not permitted";
-    let unread = diagnosis.find(Area::Vip, unread);
-    assert_eq!(unread.map(|found| found.state), Some(State::Warning), "{diagnosis:#?}");
 }

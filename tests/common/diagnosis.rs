@@ -43,9 +43,17 @@ impl Diagnosis {
         diagnosis
     }
 
-    /// Reads what it printed.
+    /// Reads what it printed. What is not ok has something that mends it, unless that is why it
+    /// could not be looked at.
     pub fn read(said: &str) -> Diagnosis {
-        serde_json::from_str(said).unwrap_or_else(|error| panic!("{error}: {said}"))
+        let diagnosis: Diagnosis =
+            serde_json::from_str(said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        for found in &diagnosis.findings {
+            let unread = found.sentence.contains("cannot be read");
+            let mended = found.remedy.is_some() || found.state == State::Ok || unread;
+            assert!(mended, "no remedy: {found:#?}");
+        }
+        diagnosis
     }
 
     /// The finding whose sentence has this part.

@@ -13,6 +13,7 @@ use crate::vip_care;
 use dataplane::{ServerCounts, ServerIndex, ServerState};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use xsk::{AttachMode, Mode};
 
 /// What was counted for a service or a server.
@@ -266,6 +267,11 @@ fn view_server(
     }
 }
 
+/// A path as others can use it, who are in another folder.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
+}
+
 /// The director itself.
 pub fn status(supervisor: &Supervisor) -> StatusView {
     let interfaces = supervisor.interfaces.iter().enumerate().map(|(position, interface)| {
@@ -290,7 +296,7 @@ pub fn status(supervisor: &Supervisor) -> StatusView {
     StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime: supervisor.started.elapsed().as_secs(),
-        config: supervisor.config_path.display().to_string(),
+        config: absolute(&supervisor.config_path),
         interfaces: interfaces.collect(),
         vips: vips(supervisor),
     }

@@ -10,7 +10,13 @@ use std::path::PathBuf;
 /// linux/sockios.h, linux/ethtool.h.
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GRXFH: u32 = 0x29;
+const ETHTOOL_GRXFHINDIR: u32 = 0x38;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// Both halves of the four bytes that have the ports (RXH_L4_B_0_1, RXH_L4_B_2_3).
+const PORTS: u64 = 1 << 6 | 1 << 7;
+/// More entries than a NIC's RSS indirection table has.
+const TABLE_MAX: usize = 8192;
 
 /// `struct ethtool_channels`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +40,82 @@ struct EthtoolDriver {
     command: u32,
     driver: [u8; 32],
     rest: [u8; 160],
+}
+
+/// What `struct ethtool_rxnfc` was first, which is all of it that ETHTOOL_GRXFH reads and writes
+/// (ethtool_rxnfc_copy_struct in net/ethtool/ioctl.c).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct EthtoolHash {
+    command: u32,
+    kind: u32,
+    fields: u64,
+}
+
+/// `struct ethtool_rxfh_indir`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct EthtoolTable {
+    command: u32,
+    size: u32,
+    queues: [u32; TABLE_MAX],
+}
+
+/// Packets that a NIC's hash may treat in their own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HashedKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// UDP over IPv4.
+    Udp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl HashedKind {
+    /// As `ethtool -n IF rx-flow-hash` calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HashedKind::Tcp4 => "tcp4",
+            HashedKind::Udp4 => "udp4",
+            HashedKind::Tcp6 => "tcp6",
+            HashedKind::Udp6 => "udp6",
+        }
+    }
+
+    /// TCP_V4_FLOW and the others of linux/ethtool.h.
+    const fn number(self) -> u32 {
+        match self {
+            HashedKind::Tcp4 => 1,
+            HashedKind::Udp4 => 2,
+            HashedKind::Tcp6 => 5,
+            HashedKind::Udp6 => 6,
+        }
+    }
+}
+
+/// The queue of each entry of the RSS indirection table; none: the NIC has no such table.
+pub(crate) fn rss_table(name: &str) -> Result<Vec<u32>, Error> {
+    let table = Query::new(name)?.table();
+    Ok(known(table).map_err(system(name.to_owned(), "read its RSS table"))?.unwrap_or_default())
+}
+
+/// Whether the hash that spreads such packets counts their ports in; nothing: it is not said.
+pub(crate) fn hashes_ports(name: &str, kind: HashedKind) -> Result<Option<bool>, Error> {
+    let fields = known(Query::new(name)?.hashed_fields(kind));
+    let fields = fields.map_err(system(name.to_owned(), "read what RSS hashes"))?;
+    Ok(fields.map(|fields| fields & PORTS == PORTS))
+}
+
+/// What a driver says, nothing where it cannot.
+fn known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// An interface, as it was when it was looked at.
@@ -180,6 +262,19 @@ impl Query<'_> {
             max: if separate { answer.max_rx.min(answer.max_tx) } else { answer.max_combined },
             separate,
         })
+    }
+
+    fn table(&self) -> io::Result<Vec<u32>> {
+        let size = TABLE_MAX as u32;
+        let mut answer = EthtoolTable { command: ETHTOOL_GRXFHINDIR, size, queues: [0; TABLE_MAX] };
+        self.ethtool(&mut answer)?;
+        Ok(answer.queues.into_iter().take(answer.size as usize).collect())
+    }
+
+    fn hashed_fields(&self, kind: HashedKind) -> io::Result<u64> {
+        let mut answer = EthtoolHash { command: ETHTOOL_GRXFH, kind: kind.number(), fields: 0 };
+        self.ethtool(&mut answer)?;
+        Ok(answer.fields)
     }
 
     /// `T` must be the struct of linux/ethtool.h that belongs to the command in its first field.

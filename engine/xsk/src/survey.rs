@@ -1,7 +1,7 @@
 //! What can be told of an interface, and of this machine, before anything is opened.
 
 use crate::interface::{check, choose_queues, frame_size, largest_mtu};
-use crate::nic::Nic;
+use crate::nic::{self, HashedKind, Nic};
 use crate::socket::Socket;
 use crate::{Error, InterfaceOptions};
 use aya::programs::loaded_programs;
@@ -46,6 +46,17 @@ pub fn survey(options: &InterfaceOptions) -> Result<Survey, Error> {
     })
 }
 
+/// The queue of each entry of a NIC's RSS indirection table; none if it has no such table.
+pub fn rss_table(name: &str) -> Result<Vec<u32>, Error> {
+    nic::rss_table(name)
+}
+
+/// Whether the hash by which a NIC spreads such packets counts their ports in; nothing: its driver
+/// does not say.
+pub fn hashes_ports(name: &str, kind: HashedKind) -> Result<Option<bool>, Error> {
+    nic::hashes_ports(name, kind)
+}
+
 /// Whether this kernel has AF_XDP sockets and lets this thread open one; it is closed at once.
 pub fn can_open_socket() -> Result<(), Error> {
     Socket::new().map(drop).map_err(Error::from_socket)
@@ -68,6 +79,14 @@ mod tests {
         let error = survey(&InterfaceOptions::new("no-such")).unwrap_err();
         assert!(matches!(error, Error::NoInterface { .. }), "{error}");
         assert!(error.to_string().contains("\"no-such\""), "{error}");
+    }
+
+    #[test]
+    fn an_interface_that_spreads_nothing_is_told_from_none() {
+        assert_eq!(rss_table("lo").unwrap(), []);
+        assert_eq!(hashes_ports("lo", HashedKind::Udp4).unwrap(), None);
+        assert!(rss_table("no-such").is_err());
+        assert!(hashes_ports("no-such", HashedKind::Tcp6).is_err());
     }
 
     #[test]

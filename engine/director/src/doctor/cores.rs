@@ -1,29 +1,30 @@
 //! The workers' cores: whether there are enough, whose they are besides, and how fast.
 
-use super::finding::{Area, Finding, list, read_line, read_list};
+use super::finding::{Area, Finding, Read, list, read_if_any, read_line, read_list};
 use super::nic::Interrupt;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 const FOLDER: &str = "/sys/devices/system/cpu";
 
 /// What was read of one core.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Core {
     /// Its NUMA position, where the kernel knows of such.
-    pub numa: Option<usize>,
+    pub numa: Read<Option<usize>>,
     /// Its frequency's governor; nothing: the kernel does not set its frequency.
-    pub governor: Option<String>,
+    pub governor: Read<Option<String>>,
     /// The hardware threads of the same core, itself included.
-    pub siblings: Vec<usize>,
+    pub siblings: Read<Vec<usize>>,
 }
 
 /// What was read of the cores.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreFacts {
     /// Those that this process may use.
     pub available: Vec<usize>,
     /// Those that the kernel schedules nothing on by itself (isolcpus).
-    pub isolated: Vec<usize>,
+    pub isolated: Read<Vec<usize>>,
     /// Whether irqbalance runs.
     pub irqbalance: bool,
     /// Those of workers.
@@ -33,31 +34,51 @@ pub struct CoreFacts {
 impl CoreFacts {
     /// Looks at these cores.
     pub fn read(workers: impl IntoIterator<Item = usize>) -> CoreFacts {
-        let cores = workers.into_iter().map(|core| (core, read_core(core))).collect();
+        CoreFacts::read_in(Path::new(FOLDER), workers)
+    }
+
+    fn read_in(folder: &Path, workers: impl IntoIterator<Item = usize>) -> CoreFacts {
+        let core = |core| (core, read_core(&folder.join(format!("cpu{core}"))));
         CoreFacts {
             available: crate::cores::available(),
-            isolated: read_line(&format!("{FOLDER}/isolated"))
-                .map(|text| read_list(&text))
-                .unwrap_or_default(),
+            isolated: read_line(&folder.join("isolated").display().to_string())
+                .map(|text| read_list(&text)),
             irqbalance: runs("irqbalance"),
-            cores,
+            cores: workers.into_iter().map(core).collect(),
         }
+    }
+
+    /// Why something of one of these cores is not known, if it is not.
+    fn unread<'a, T: 'a>(
+        &'a self,
+        cores: &[usize],
+        fact: impl Fn(&'a Core) -> &'a Read<T>,
+    ) -> Option<&'a str> {
+        let of = |core| fact(self.cores.get(core)?).as_ref().err();
+        cores.iter().find_map(of).map(String::as_str)
     }
 }
 
-fn read_core(core: usize) -> Core {
-    let folder = format!("{FOLDER}/cpu{core}");
-    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+fn read_core(folder: &Path) -> Core {
+    let siblings = folder.join("topology/thread_siblings_list");
     Core {
-        // The folder has a link to its NUMA domain, by the name of that.
-        numa: entries
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok())
-            .next(),
-        governor: read_line(&format!("{folder}/cpufreq/scaling_governor")).ok(),
-        siblings: read_line(&format!("{folder}/topology/thread_siblings_list"))
-            .map(|text| read_list(&text))
-            .unwrap_or_default(),
+        numa: read_numa(folder),
+        governor: read_if_any(folder, "cpufreq/scaling_governor"),
+        siblings: read_line(&siblings.display().to_string()).map(|text| read_list(&text)),
     }
+}
+
+/// A core's folder has a link to its NUMA domain, by the name of that.
+fn read_numa(folder: &Path) -> Read<Option<usize>> {
+    let unread = |error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(unread)? {
+        let name = entry.map_err(unread)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("node")?.parse().ok());
+        if number.is_some() {
+            return Ok(number);
+        }
+    }
+    Ok(None)
 }
 
 fn runs(name: &str) -> bool {
@@ -74,10 +95,10 @@ pub struct Workers {
     pub interface: String,
     /// Their cores, in the order of the queues.
     pub cores: Vec<usize>,
-    /// The NIC's NUMA position.
-    pub numa: Option<usize>,
+    /// The NIC's NUMA position; nothing where it has none.
+    pub numa: Read<Option<usize>>,
     /// The NIC's interrupts, or why they cannot be read.
-    pub interrupts: Result<Vec<Interrupt>, String>,
+    pub interrupts: Read<Vec<Interrupt>>,
     /// Whether the workers drive the NIC themselves.
     pub busy_poll: bool,
 }
@@ -130,12 +151,16 @@ fn enough(all: &[usize]) -> Finding {
 fn siblings(facts: &CoreFacts, all: &[usize]) -> Finding {
     const SUBJECT: &str = "hardware threads";
     let crowded = |core: &&usize| {
-        let siblings = facts.cores.get(*core).map(|core| core.siblings.as_slice());
-        let others = siblings.unwrap_or_default().iter().filter(|sibling| sibling != core);
-        others.filter(|sibling| all.contains(sibling)).count() > 0
+        let siblings = facts.cores.get(*core).and_then(|core| core.siblings.as_ref().ok());
+        let mut others = siblings.into_iter().flatten().filter(|sibling| sibling != core);
+        others.any(|sibling| all.contains(sibling))
     };
     let crowded: Vec<usize> = all.iter().filter(crowded).copied().collect();
     if crowded.is_empty() {
+        if let Some(why) = facts.unread(all, |core| &core.siblings) {
+            let what = "whether two workers are on threads of one core";
+            return Finding::unread(Area::Cores, SUBJECT, what, why);
+        }
         let sentence = "no two workers are on threads of one core";
         return Finding::ok(Area::Cores, SUBJECT, sentence);
     }
@@ -146,7 +171,11 @@ fn siblings(facts: &CoreFacts, all: &[usize]) -> Finding {
 
 fn isolated(facts: &CoreFacts, all: &[usize], never_idle: bool) -> Finding {
     const SUBJECT: &str = "isolated cores";
-    match facts.isolated.as_slice() {
+    let isolated = match &facts.isolated {
+        Ok(isolated) => isolated.as_slice(),
+        Err(why) => return Finding::unread(Area::Cores, SUBJECT, "their list", why),
+    };
+    match isolated {
         [] if never_idle => {
             let sentence =
                 "none is isolated, so that other programs interrupt workers that never sleep";
@@ -181,7 +210,7 @@ fn isolated(facts: &CoreFacts, all: &[usize], never_idle: bool) -> Finding {
 
 fn governor(facts: &CoreFacts, all: &[usize]) -> Finding {
     const SUBJECT: &str = "CPU governor";
-    let of = |core: &usize| facts.cores.get(core).and_then(|core| core.governor.as_deref());
+    let of = |core: &usize| facts.cores.get(core)?.governor.as_ref().ok()?.as_deref();
     let slow: Vec<String> = all
         .iter()
         .filter_map(|core| Some((core, of(core)?)))
@@ -195,6 +224,9 @@ fn governor(facts: &CoreFacts, all: &[usize]) -> Finding {
             list(all).replace(' ', "")
         ));
     }
+    if let Some(why) = facts.unread(all, |core| &core.governor) {
+        return Finding::unread(Area::Cores, SUBJECT, "it", why);
+    }
     let sentence = match all.iter().any(|core| of(core).is_some()) {
         true => "performance on the workers' cores",
         false => "this kernel does not set the cores' frequency",
@@ -203,12 +235,18 @@ fn governor(facts: &CoreFacts, all: &[usize]) -> Finding {
 }
 
 fn numa(facts: &CoreFacts, workers: &Workers) -> Option<Finding> {
-    let nic = workers.numa?;
-    let far = |core: &&usize| {
-        facts.cores.get(*core).and_then(|core| core.numa).is_some_and(|numa| numa != nic)
+    let unread = |why| Finding::unread(Area::Cores, &workers.interface, "its NUMA node", why);
+    let nic = match &workers.numa {
+        Ok(nic) => (*nic)?,
+        Err(why) => return Some(unread(why)),
     };
+    let of = |core: &usize| *facts.cores.get(core)?.numa.as_ref().ok()?;
+    let far = |core: &&usize| of(core).is_some_and(|numa| numa != nic);
     let far: Vec<usize> = workers.cores.iter().filter(far).copied().collect();
     if far.is_empty() {
+        if let Some(why) = facts.unread(&workers.cores, |core| &core.numa) {
+            return Some(unread(why));
+        }
         let sentence = format!("the NIC and its workers are on NUMA node {nic}");
         return Some(Finding::ok(Area::Cores, &workers.interface, sentence));
     }
@@ -221,6 +259,18 @@ fn numa(facts: &CoreFacts, workers: &Workers) -> Option<Finding> {
     Some(finding.mended_by(format!(
         "choose cores of /sys/devices/system/node/node{nic}/cpulist in the config"
     )))
+}
+
+/// The command that has one core handle these.
+fn move_to(core: usize, interrupts: &[&Interrupt]) -> String {
+    match interrupts {
+        [one] => format!("echo {core} > /proc/irq/{}/smp_affinity_list", one.number),
+        several => {
+            let numbers: Vec<String> = several.iter().map(|one| one.number.to_string()).collect();
+            let numbers = numbers.join(" ");
+            format!("for n in {numbers}; do echo {core} > /proc/irq/$n/smp_affinity_list; done")
+        }
+    }
 }
 
 fn interrupts(facts: &CoreFacts, workers: &Workers) -> Finding {
@@ -237,7 +287,7 @@ fn interrupts(facts: &CoreFacts, workers: &Workers) -> Finding {
         .filter(|interrupt| interrupt.cores.iter().any(|core| workers.cores.contains(core)))
         .collect();
     let balanced = facts.irqbalance && !workers.busy_poll;
-    let Some(first) = on_workers.first() else {
+    if on_workers.is_empty() {
         return match balanced {
             true => Finding::warning(
                 Area::Cores,
@@ -251,7 +301,7 @@ fn interrupts(facts: &CoreFacts, workers: &Workers) -> Finding {
                 "its interrupts are on other cores than its workers",
             ),
         };
-    };
+    }
     if workers.busy_poll {
         let sentence = "its interrupts are on its workers' cores, as suits busy polling";
         return Finding::ok(Area::Cores, interface, sentence);
@@ -262,7 +312,7 @@ fn interrupts(facts: &CoreFacts, workers: &Workers) -> Finding {
     let sentence = format!("interrupts {names}: driver and worker take turns on one core");
     let free = facts.available.iter().find(|core| !workers.cores.contains(core));
     Finding::warning(Area::Cores, interface, sentence).mended_by(match free {
-        Some(core) => format!("echo {core} > /proc/irq/{}/smp_affinity_list", first.number),
+        Some(core) => move_to(*core, &on_workers),
         None => "add [interface.busy_poll] to the config".to_owned(),
     })
 }
@@ -274,19 +324,20 @@ mod tests {
 
     fn facts() -> CoreFacts {
         let core = |numa, siblings: &[usize]| Core {
-            numa: Some(numa),
-            governor: Some("performance".into()),
-            siblings: siblings.to_vec(),
+            numa: Ok(Some(numa)),
+            governor: Ok(Some("performance".into())),
+            siblings: Ok(siblings.to_vec()),
         };
         CoreFacts {
             available: vec![0, 1, 2, 3],
+            isolated: Ok(vec![]),
+            irqbalance: false,
             cores: BTreeMap::from([
                 (1, core(0, &[1, 5])),
                 (2, core(0, &[2, 6])),
                 (3, core(1, &[3, 7])),
                 (5, core(0, &[1, 5])),
             ]),
-            ..CoreFacts::default()
         }
     }
 
@@ -294,7 +345,7 @@ mod tests {
         Workers {
             interface: "eth0".into(),
             cores: cores.to_vec(),
-            numa: Some(0),
+            numa: Ok(Some(0)),
             interrupts: Ok(vec![Interrupt { number: 30, name: "eth0-0".into(), cores: vec![0] }]),
             busy_poll: false,
         }
@@ -324,7 +375,7 @@ mod tests {
     #[test]
     fn isolated_cores_are_used_or_it_is_said_how() {
         let with = |isolated: &[usize], all: &[usize], never_idle| {
-            let facts = CoreFacts { isolated: isolated.to_vec(), ..facts() };
+            let facts = CoreFacts { isolated: Ok(isolated.to_vec()), ..facts() };
             super::isolated(&facts, all, never_idle)
         };
         assert_eq!(with(&[], &[1], false).state, State::Ok);
@@ -338,11 +389,12 @@ mod tests {
     #[test]
     fn a_governor_that_saves_power_is_named() {
         let mut facts = facts();
-        facts.cores.get_mut(&2).unwrap().governor = Some("powersave".into());
+        facts.cores.get_mut(&2).unwrap().governor = Ok(Some("powersave".into()));
         let slow = governor(&facts, &[1, 2]);
         assert_eq!(slow.state, State::Warning);
         assert!(slow.sentence.contains("powersave on core 2"), "{slow:?}");
-        assert!(governor(&CoreFacts::default(), &[1]).sentence.contains("does not set"));
+        facts.cores.get_mut(&1).unwrap().governor = Ok(None);
+        assert!(governor(&facts, &[1]).sentence.contains("does not set"));
     }
 
     #[test]
@@ -350,7 +402,7 @@ mod tests {
         let far = numa(&facts(), &workers(&[1, 3])).unwrap();
         assert_eq!(far.state, State::Warning);
         assert!(far.sentence.contains("core 3 "), "{far:?}");
-        assert_eq!(numa(&facts(), &Workers { numa: None, ..workers(&[3]) }), None);
+        assert_eq!(numa(&facts(), &Workers { numa: Ok(None), ..workers(&[3]) }), None);
     }
 
     #[test]
@@ -360,6 +412,14 @@ mod tests {
         let found = interrupts(&facts(), &crowded);
         assert_eq!(found.state, State::Warning);
         assert_eq!(found.remedy.as_deref(), Some("echo 0 > /proc/irq/31/smp_affinity_list"));
+        let mut two = crowded.clone();
+        two.interrupts.as_mut().unwrap().push(Interrupt {
+            number: 32,
+            name: "eth0-tx".into(),
+            cores: vec![1],
+        });
+        let both = interrupts(&facts(), &two).remedy.unwrap();
+        assert_eq!(both, "for n in 31 32; do echo 0 > /proc/irq/$n/smp_affinity_list; done");
         let polling = Workers { busy_poll: true, ..crowded };
         assert_eq!(interrupts(&facts(), &polling).state, State::Ok);
         let moving = CoreFacts { irqbalance: true, ..facts() };
@@ -373,6 +433,45 @@ mod tests {
     #[test]
     fn this_machine_can_be_read() {
         let facts = CoreFacts::read([0]);
-        assert!(!facts.available.is_empty() && facts.cores[&0].siblings.contains(&0));
+        assert!(!facts.available.is_empty());
+        assert!(facts.cores[&0].siblings.as_ref().is_ok_and(|siblings| siblings.contains(&0)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_ok() {
+        let sys = lab::TempDir::create("no-cores").unwrap();
+        let unread = CoreFacts { irqbalance: false, ..CoreFacts::read_in(sys.path(), [1, 2]) };
+        for finding in findings(&unread, &[workers(&[1, 2])], false) {
+            let known = finding.subject == "workers" || finding.sentence.contains("interrupts");
+            let expected = if known { State::Ok } else { State::Warning };
+            assert_eq!(finding.state, expected, "{finding:?}");
+        }
+        let nic = Workers { numa: Err("no".into()), ..workers(&[1]) };
+        assert_eq!(numa(&facts(), &nic).unwrap().state, State::Warning);
+        // What is known to be bad is not hidden by what is not known.
+        let mut half = facts();
+        half.cores.get_mut(&1).unwrap().governor = Err("no".into());
+        half.cores.get_mut(&2).unwrap().governor = Ok(Some("powersave".into()));
+        assert!(governor(&half, &[1, 2]).sentence.contains("powersave on core 2"));
+    }
+
+    #[test]
+    fn a_core_is_read_as_sysfs_has_it() {
+        let sys = lab::TempDir::create("cores").unwrap();
+        let core = sys.path().join("cpu1");
+        for folder in ["topology", "cpufreq", "node3"] {
+            std::fs::create_dir_all(core.join(folder)).unwrap();
+        }
+        std::fs::write(core.join("topology/thread_siblings_list"), "1,5\n").unwrap();
+        std::fs::write(core.join("cpufreq/scaling_governor"), "powersave\n").unwrap();
+        sys.write("isolated", "2-3\n").unwrap();
+        let facts = CoreFacts::read_in(sys.path(), [1]);
+        assert_eq!(facts.isolated, Ok(vec![2, 3]));
+        let expected = Core {
+            numa: Ok(Some(3)),
+            governor: Ok(Some("powersave".into())),
+            siblings: Ok(vec![1, 5]),
+        };
+        assert_eq!(facts.cores[&1], expected);
     }
 }

@@ -60,7 +60,8 @@ pub fn findings(config: &ConfigFacts, running: &Running) -> Vec<Finding> {
             .map(|problem| match problem.strip_prefix(&format!("{}:", config.path)) {
                 Some(line) => Finding::problem(Area::Director, &config.path, line)
                     .mended_by(format!("shunt check --config {}", config.path)),
-                None => Finding::problem(Area::Director, &config.path, problem.as_str()),
+                None => Finding::problem(Area::Director, &config.path, problem.as_str())
+                    .mended_by(format!("shunt check --config {}", config.path)),
             })
             .collect(),
     };
@@ -77,8 +78,14 @@ pub fn findings(config: &ConfigFacts, running: &Running) -> Vec<Finding> {
     findings
 }
 
+/// Whether two paths lead to one file.
+fn one_file(one: &str, other: &str) -> bool {
+    let place = |path: &str| std::fs::canonicalize(path).ok();
+    one == other || place(one).is_some_and(|one| place(other) == Some(one))
+}
+
 fn those_of(config: &ConfigFacts, status: &StatusView, services: &ServicesView) -> Vec<Finding> {
-    let sentence = format!("shunt {} since {} s", status.version, status.uptime);
+    let sentence = format!("shunt {} has run for {} s", status.version, status.uptime);
     let mut findings = vec![Finding::ok(Area::Director, "running", sentence)];
     let own = env!("CARGO_PKG_VERSION");
     if status.version != own {
@@ -88,7 +95,7 @@ fn those_of(config: &ConfigFacts, status: &StatusView, services: &ServicesView) 
                 .mended_by("start the director anew, or use its own shunt"),
         );
     }
-    if status.config != config.path {
+    if !one_file(&status.config, &config.path) {
         let sentence = format!("it has its config from {}", status.config);
         findings.push(
             Finding::warning(Area::Director, "running", sentence)
@@ -147,6 +154,18 @@ mod tests {
         let found = findings(&wrong, &Running::No("refused".into()));
         assert_eq!(found.iter().filter(|finding| finding.state == State::Problem).count(), 2);
         assert_eq!(found[0].sentence, "3:5: no interface");
+        assert_eq!(found[1].remedy.as_deref(), Some("shunt check --config director.toml"));
+    }
+
+    #[test]
+    fn one_file_may_have_several_paths() {
+        let folder = lab::TempDir::create("paths").unwrap();
+        let file = folder.write("director.toml", "").unwrap().display().to_string();
+        let other = folder.write("other.toml", "").unwrap().display().to_string();
+        let roundabout = folder.path().join("./director.toml").display().to_string();
+        assert!(one_file(&file, &roundabout) && one_file("/no/such", "/no/such"));
+        assert!(!one_file(&file, &other) && !one_file(&file, "/no/such"));
+        assert!(!one_file("/no/such", "/no/other"));
     }
 
     #[test]

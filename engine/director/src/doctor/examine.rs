@@ -20,6 +20,7 @@ use crate::run::options;
 use crate::{plugin_commands, plugins};
 use hyper::Method;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use xsk::InterfaceOptions;
@@ -117,14 +118,15 @@ fn queues_and_cores(
     let available = crate::cores::available();
     let mut findings = Vec::new();
     for interface in interfaces {
-        if let Some(facts) = queue_facts(interface, available.len() as u32) {
+        if let Some(facts) = queue_facts(site, interface, available.len() as u32) {
             findings.extend(queues::findings(&facts));
         }
     }
     let workers = match workers(site, interfaces, &available) {
         Ok(workers) => workers,
         Err(why) => {
-            findings.push(Finding::problem(Area::Cores, "workers", why));
+            let finding = Finding::problem(Area::Cores, "workers", why);
+            findings.push(finding.mended_by("change cores in [[interface]] of the config"));
             Vec::new()
         }
     };
@@ -137,9 +139,13 @@ fn queues_and_cores(
     findings
 }
 
-fn queue_facts(interface: &InterfaceFacts, cores: u32) -> Option<QueueFacts> {
+fn queue_facts(site: &Site, interface: &InterfaceFacts, cores: u32) -> Option<QueueFacts> {
     let survey = interface.survey.as_ref().ok()?;
     let nic = interface.nic.as_ref()?;
+    let hashes = |kind| {
+        let ports = xsk::hashes_ports(&interface.name, kind);
+        (kind, ports.map_err(|error| error.to_string()))
+    };
     Some(QueueFacts {
         interface: interface.name.clone(),
         driver: survey.driver.clone(),
@@ -148,6 +154,7 @@ fn queue_facts(interface: &InterfaceFacts, cores: u32) -> Option<QueueFacts> {
         most: survey.queues_max,
         cores,
         rss: nic.rss.clone(),
+        hashes: site.hashed_kinds().into_iter().map(hashes).collect(),
         taken: nic.taken.clone(),
         running: interface.view.is_some(),
     })
@@ -185,7 +192,7 @@ fn workers(site: &Site, interfaces: &[InterfaceFacts], available: &[usize]) -> R
                 Some(view) => view.queues.iter().map(|queue| queue.core).collect(),
                 None => assigned,
             },
-            numa: nic.and_then(|nic| nic.numa),
+            numa: nic.map_or(Ok(None), |nic| nic.numa.clone()),
             interrupts: nic.map_or_else(|| Ok(Vec::new()), |nic| nic.interrupts.clone()),
             busy_poll: config.busy_poll.is_some(),
         }
@@ -225,18 +232,19 @@ async fn network(
 ) -> Vec<Finding> {
     let served: Vec<u32> =
         interfaces.iter().filter_map(|facts| Some(facts.survey.as_ref().ok()?.index)).collect();
-    let names: Vec<String> = served.iter().map(|&index| around.name(index)).collect();
-    let services: Vec<_> = site.services.iter().map(|service| service.address()).collect();
-    let facts = NetworkFacts::read(&names, &services, site.dr_checks);
-    let mut findings = settings::findings(&facts);
+    let homes = site.homes(around, &served, running);
+    // Where VIPs are asked for, too: a VLAN has settings of its own.
+    let vlans: BTreeSet<u32> = homes.iter().map(|&(_, link)| link).collect();
+    let links = served.iter().chain(vlans.iter().filter(|link| !served.contains(link)));
+    let names: Vec<String> = links.map(|&index| around.name(index)).collect();
+    let mut findings = settings::findings(&NetworkFacts::read(&names, site));
     if served.is_empty() {
         return findings;
     }
     let questions = site.servers.iter().map(site::SiteServer::question).collect();
     let vips: Vec<IpAddr> = site.vips().into_iter().collect();
-    let answers = ask_servers(around, &served, &vips, questions).await;
-    let homes = site.homes(around, &served, running);
-    let claims = ask_for_vips(around, &homes).await;
+    let (answers, claims) =
+        tokio::join!(ask_servers(around, &served, &vips, questions), ask_for_vips(around, &homes));
     for facts in site::vip_facts(site, around, &served, &homes, &claims, &answers, running) {
         findings.extend(vip::findings(&facts));
     }

@@ -1,6 +1,10 @@
 //! What the doctor says of one thing.
 
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What the system says to those who may not look (EPERM, EACCES).
+const REFUSALS: [&str; 2] = ["Operation not permitted", "Permission denied"];
 
 /// How one thing is. The order is that of their weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,7 +97,11 @@ impl<A> Finding<A> {
 
     /// Something could not be looked at, which is never as good as ok.
     pub fn unread(area: A, subject: &str, what: &str, why: &str) -> Finding<A> {
-        Finding::warning(area, subject, format!("{what} cannot be read: {why}"))
+        let finding = Finding::warning(area, subject, format!("{what} cannot be read: {why}"));
+        match REFUSALS.iter().any(|refusal| why.contains(refusal)) {
+            true => finding.mended_by("run this as root"),
+            false => finding,
+        }
     }
 
     /// With the command that mends it.
@@ -112,6 +120,15 @@ pub fn read_line(path: &str) -> Read<String> {
         Ok(text) => Ok(text.lines().next().unwrap_or_default().trim().to_owned()),
         Err(error) => Err(format!("{path}: {error}")),
     }
+}
+
+/// As [`read_line`], of a file that not every machine has in a folder that there must be.
+pub fn read_if_any(folder: &Path, file: &str) -> Read<Option<String>> {
+    let path = folder.join(file);
+    if folder.is_dir() && !path.exists() {
+        return Ok(None);
+    }
+    read_line(&path.display().to_string()).map(Some)
 }
 
 /// A list of numbers as the kernel writes it: `0-3,8`. What is no number is left out.
@@ -153,5 +170,18 @@ mod tests {
         let finding = Finding::unread(Area::Machine, "clock", "the clock source", &why);
         assert_eq!(finding.state, State::Warning);
         assert!(finding.sentence.starts_with("the clock source cannot be read: /no/such/file: "));
+        assert_eq!(finding.remedy, None);
+        let refused =
+            Finding::unread(Area::Machine, "", "it", "Operation not permitted (os error 1)");
+        assert_eq!(refused.remedy.as_deref(), Some("run this as root"));
+    }
+
+    #[test]
+    fn a_file_that_need_not_be_there_is_told_from_a_folder_that_is_missing() {
+        let folder = lab::TempDir::create("any").unwrap();
+        assert_eq!(read_if_any(folder.path(), "governor"), Ok(None));
+        folder.write("governor", "performance\n").unwrap();
+        assert_eq!(read_if_any(folder.path(), "governor"), Ok(Some("performance".into())));
+        assert!(read_if_any(&folder.path().join("no"), "governor").is_err());
     }
 }

@@ -8,22 +8,12 @@ use crate::config::Mode;
 use crate::views::InterfaceView;
 use xsk::{Error, Survey};
 
-/// Drivers that can do AF_XDP with zero-copy, for kernels that do not say.
-const ZERO_COPY_DRIVERS: [&str; 13] = [
-    "i40e",
-    "ixgbe",
-    "ice",
-    "mlx5_core",
-    "igc",
-    "igb",
-    "stmmac",
-    "nfp",
-    "dpaa2",
-    "gve",
-    "tsnep",
-    "virtio_net",
-    "idpf",
-];
+/// Drivers that could do AF_XDP with zero-copy before the kernel said so itself (6.3), by the names
+/// that ethtool has for them. virtio_net, igb, gve, tsnep and idpf learnt it later.
+const ZERO_COPY_DRIVERS: [&str; 9] =
+    ["i40e", "ixgbe", "ice", "mlx5_core", "igc", "nfp", "st_gmac", "st_xgmac", "fsl_dpaa2_eth"];
+/// NICs to look for, by their drivers.
+const ZERO_COPY_NICS: &str = "i40e, ice, ixgbe, igb, igc, mlx5_core";
 /// The largest MTU that the native XDP of most drivers takes on pages of 4 KiB: a page without
 /// headroom and what the kernel keeps at its end.
 const NATIVE_MTU: u32 = 3498;
@@ -89,7 +79,7 @@ pub fn findings(facts: &InterfaceFacts) -> Vec<Finding> {
     if let Some(nic) = &facts.nic {
         findings.push(native(facts, survey, nic));
         findings.push(mode(facts, survey, nic));
-        findings.extend(merging(&facts.name, &nic.features));
+        findings.extend(merging(facts, &nic.features));
         findings.push(vlan_stripping(facts, &nic.features));
         findings.extend(ring(&facts.name, nic));
     }
@@ -100,7 +90,7 @@ pub fn findings(facts: &InterfaceFacts) -> Vec<Finding> {
 fn unusable(facts: &InterfaceFacts, error: &Error) -> Finding {
     let finding = Finding::problem(Area::Interface, &facts.name, error.to_string());
     match error {
-        Error::NoInterface { .. } => finding.mended_by(format!(
+        Error::NoInterface { .. } | Error::Unsuitable { .. } => finding.mended_by(format!(
             "set name in [[interface]] of the config to one of {}",
             facts.there.join(", ")
         )),
@@ -211,8 +201,7 @@ fn mode(facts: &InterfaceFacts, survey: &Survey, nic: &NicFacts) -> Finding {
 }
 
 fn better() -> String {
-    let drivers = ZERO_COPY_DRIVERS[..6].join(", ");
-    format!("a NIC of {drivers} and others, or mode = \"copy\" if that will do")
+    format!("a NIC of {ZERO_COPY_NICS} and others, or mode = \"copy\" if that will do")
 }
 
 fn mode_now(
@@ -241,8 +230,15 @@ fn mode_now(
     Finding::warning(Area::Interface, name, sentence).mended_by(remedy)
 }
 
-/// Packets that the NIC has put together of several have no place in a frame.
-fn merging(name: &str, features: &Read<Features>) -> Vec<Finding> {
+/// Packets that the NIC has put together of several have no place in a frame. A driver that has the
+/// program does not let them come, whatever it lists: it refuses one of both, or switches the other
+/// off by itself, as virtio_net does (virtnet_clear_guest_offloads in drivers/net/virtio_net.c).
+fn merging(facts: &InterfaceFacts, features: &Read<Features>) -> Vec<Finding> {
+    let name = facts.name.as_str();
+    if facts.attached() == Some("native") {
+        let sentence = "its driver gives packets to the XDP program as they come, none merged";
+        return vec![Finding::ok(Area::Interface, name, sentence)];
+    }
     let features = match features {
         Ok(features) => features,
         Err(why) => return vec![Finding::unread(Area::Interface, name, "its features", why)],
@@ -286,8 +282,11 @@ fn vlan_stripping(facts: &InterfaceFacts, features: &Read<Features>) -> Finding 
         "it strips VLAN tags before XDP sees them, so that packets of {vlans} look untagged and \
          leave untagged"
     );
-    Finding::problem(Area::Interface, name, sentence)
-        .mended_by(format!("ethtool -K {name} rxvlan off"))
+    let finding = Finding::problem(Area::Interface, name, sentence);
+    match features.as_ref().is_ok_and(|features| features.changeable.contains(RX_VLAN)) {
+        true => finding.mended_by(format!("ethtool -K {name} rxvlan off")),
+        false => finding.mended_by("another NIC: this one's driver does not switch it off"),
+    }
 }
 
 fn mtu(facts: &InterfaceFacts, survey: &Survey) -> Finding {

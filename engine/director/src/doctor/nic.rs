@@ -3,7 +3,7 @@
 use super::ask_kernel::{
     ask_family, ask_family_for_all, attribute, attributes, find, nested, number,
 };
-use super::finding::{Read, read_line, read_list};
+use super::finding::{Read, read_if_any, read_line, read_list};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 mod ethtool {
     pub(super) const FEATURES_GET: u8 = 11;
     pub(super) const RINGS_GET: u8 = 15;
-    pub(super) const RSS_GET: u8 = 38;
     /// The header is the first attribute of every request; the interface's index that of it.
     pub(super) const HEADER: u16 = 1;
     pub(super) const HEADER_INDEX: u16 = 1;
@@ -23,7 +22,6 @@ mod ethtool {
     pub(super) const BITS_NO_MASK: u16 = 1;
     pub(super) const RINGS_RX_MAX: u16 = 2;
     pub(super) const RINGS_RX: u16 = 6;
-    pub(super) const RSS_TABLE: u16 = 4;
 }
 
 /// NETDEV_CMD_DEV_GET and attributes of linux/netdev.h.
@@ -111,7 +109,7 @@ pub struct NicFacts {
     /// Its receive ring.
     pub ring: Read<Ring>,
     /// Its NUMA position; nothing where the machine has but one, or the device none.
-    pub numa: Option<usize>,
+    pub numa: Read<Option<usize>>,
     /// The receive queues that AF_XDP sockets have, anybody's.
     pub taken: Read<Vec<u32>>,
     /// Its interrupts; none where it has no device of its own.
@@ -124,23 +122,17 @@ pub struct NicFacts {
 impl NicFacts {
     /// Looks at the interface of this name and index.
     pub fn read(name: &str, index: u32) -> NicFacts {
-        let folder = sysfs(name, index).map(|folder| folder.join("device"));
-        let features = folder
-            .as_ref()
-            .ok()
-            .and_then(|folder| read_line(&folder.join("features").display().to_string()).ok());
-        let numa = folder.as_ref().ok().and_then(|folder| {
-            let value = read_line(&folder.join("numa_node").display().to_string()).ok()?;
-            value.parse().ok()
-        });
+        let folders = sysfs(name, index).and_then(|folder| device_folders(&folder));
+        let device = || folders.as_ref().ok()?.first();
+        let features = device().and_then(|folder| read_if_any(folder, "features").ok().flatten());
         NicFacts {
             xdp: read_xdp(index),
             features: read_features(index),
-            rss: read_rss(index),
+            rss: xsk::rss_table(name).map_err(|error| error.to_string()),
             ring: read_ring(index),
             taken: read_taken(index),
-            numa,
-            interrupts: folder.and_then(|folder| read_interrupts(&folder)),
+            numa: folders.as_ref().map_err(String::clone).and_then(|folders| read_numa(folders)),
+            interrupts: folders.and_then(|folders| read_interrupts(name, &folders)),
             access_platform: features.map(|bits| has_access_platform(&bits)),
         }
     }
@@ -211,12 +203,6 @@ fn names(set: &[u8]) -> BTreeSet<String> {
         .collect()
 }
 
-fn read_rss(index: u32) -> Read<Vec<u32>> {
-    let answer = ask_family("ethtool", ethtool::RSS_GET, &about(index))?;
-    let table = find(&answer, ethtool::RSS_TABLE).unwrap_or_default();
-    Ok(table.chunks_exact(4).filter_map(number).collect())
-}
-
 fn read_ring(index: u32) -> Read<Ring> {
     let answer = ask_family("ethtool", ethtool::RINGS_GET, &about(index))?;
     let of = |kind| find(&answer, kind).and_then(number);
@@ -226,35 +212,79 @@ fn read_ring(index: u32) -> Read<Ring> {
     }
 }
 
-/// The interrupts of a device; a virtio device's are those of the PCI function above it.
-fn read_interrupts(device: &Path) -> Read<Vec<Interrupt>> {
+/// The folders of an interface's device, and of what that is a part of: a virtio device has its
+/// interrupts and its NUMA domain from the PCI function above it. None: it has no device.
+fn device_folders(folder: &Path) -> Read<Vec<PathBuf>> {
+    let device = folder.join("device");
     if !device.exists() {
         return Ok(Vec::new());
     }
     let device = device.canonicalize().map_err(|error| error.to_string())?;
-    let mut numbers: Vec<u32> = device
-        .ancestors()
-        .take(2)
-        .find_map(|folder| std::fs::read_dir(folder.join("msi_irqs")).ok())
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    numbers.sort_unstable();
-    if numbers.is_empty() {
-        return Ok(Vec::new());
+    Ok(device.ancestors().take(2).map(Path::to_owned).collect())
+}
+
+/// The kernel writes -1 where there is nothing to choose.
+fn read_numa(folders: &[PathBuf]) -> Read<Option<usize>> {
+    for folder in folders {
+        if let Some(text) = read_if_any(folder, "numa_node")? {
+            return Ok(text.parse().ok());
+        }
     }
+    Ok(None)
+}
+
+/// The interrupts of an interface whose device has these folders.
+fn read_interrupts(interface: &str, folders: &[PathBuf]) -> Read<Vec<Interrupt>> {
+    let Some(device) = folders.first() else { return Ok(Vec::new()) };
     const NAMES: &str = "/proc/interrupts";
-    let names = std::fs::read_to_string(NAMES).map_err(|error| format!("{NAMES}: {error}"))?;
-    // One that is not in use has no line there.
-    let named =
-        numbers.into_iter().filter_map(|number| Some((number, interrupt_name(&names, number)?)));
-    named
-        .map(|(number, name)| {
-            let cores = read_cores(Path::new("/proc/irq"), number)?;
-            Ok(Interrupt { number, name, cores })
-        })
-        .collect()
+    let lines = std::fs::read_to_string(NAMES).map_err(|error| format!("{NAMES}: {error}"))?;
+    let device = device.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let mut found = by_number(&lines, &message_interrupts(folders));
+    if found.is_empty() {
+        found = by_name(&lines, &[interface, device]);
+    }
+    if found.is_empty() {
+        return Err(format!("neither /sys nor {NAMES} says which are its"));
+    }
+    let cores = |(number, name)| {
+        let cores = read_cores(Path::new("/proc/irq"), number)?;
+        Ok(Interrupt { number, name, cores })
+    };
+    found.into_iter().map(cores).collect()
+}
+
+/// The numbers of a PCI device's MSI and MSI-X interrupts, used or not.
+fn message_interrupts(folders: &[PathBuf]) -> Vec<u32> {
+    let entries = folders.iter().find_map(|folder| std::fs::read_dir(folder.join("msi_irqs")).ok());
+    let number = |name: std::ffi::OsString| name.to_str()?.parse().ok();
+    let entries = entries.into_iter().flatten().flatten();
+    let mut numbers: Vec<u32> = entries.filter_map(|entry| number(entry.file_name())).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Number and name of the interrupts in /proc/interrupts: `38:  0  68594  PCI-MSIX  1-edge  eth0-rx-0`.
+fn named(interrupts: &str) -> impl Iterator<Item = (u32, &str)> {
+    interrupts.lines().filter_map(|line| {
+        let (number, rest) = line.split_once(':')?;
+        Some((number.trim().parse().ok()?, rest.split_whitespace().last()?))
+    })
+}
+
+/// Those with these numbers. One that is not in use has no line.
+fn by_number(interrupts: &str, numbers: &[u32]) -> Vec<(u32, String)> {
+    let mine = named(interrupts).filter(|(number, _)| numbers.contains(number));
+    mine.map(|(number, name)| (number, name.to_owned())).collect()
+}
+
+/// Those that a driver has called after its interface or device, alone or with what each is for.
+fn by_name(interrupts: &str, names: &[&str]) -> Vec<(u32, String)> {
+    let is = |name: &str, of: &&str| {
+        let rest = name.strip_prefix(*of);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.', ':']))
+    };
+    let mine = named(interrupts).filter(|(_, name)| names.iter().any(|of| is(name, of)));
+    mine.map(|(number, name)| (number, name.to_owned())).collect()
 }
 
 /// The cores that an interrupt goes to. Not every kernel tells which one it has chosen of those that
@@ -264,12 +294,6 @@ fn read_cores(folder: &Path, number: u32) -> Read<Vec<usize>> {
         |file: &str| read_line(&folder.join(format!("{number}/{file}")).display().to_string());
     let cores = read("effective_affinity_list").or_else(|_| read("smp_affinity_list"))?;
     Ok(read_list(&cores))
-}
-
-fn interrupt_name(interrupts: &str, number: u32) -> Option<String> {
-    let prefix = format!("{number}:");
-    let line = interrupts.lines().find(|line| line.trim_start().starts_with(&prefix))?;
-    line.split_whitespace().last().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -299,11 +323,33 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_has_the_name_that_its_driver_gave_it() {
+    fn an_interrupt_is_found_by_its_number_or_its_drivers_name_for_it() {
         let text = "           CPU0       CPU1\n 38:          0      68594 PCI-MSIX-0000:00:03.0   \
-                    1-edge      virtio2-input.0\n138:  0 0 IO-APIC other\n";
-        assert_eq!(interrupt_name(text, 38).as_deref(), Some("virtio2-input.0"));
-        assert_eq!(interrupt_name(text, 8), None);
+                    1-edge      virtio2-input.0\n138:  0 0 IO-APIC other\n 39: 0 7 GICv3 eth0\n\
+                    NMI:   0   0   Non-maskable interrupts\n";
+        assert_eq!(by_number(text, &[8, 38]), [(38, "virtio2-input.0".to_owned())]);
+        assert_eq!(by_number(text, &[8]), []);
+        let found = by_name(text, &["eth0", "virtio2"]);
+        assert_eq!(found, [(38, "virtio2-input.0".to_owned()), (39, "eth0".to_owned())]);
+        assert_eq!(by_name(text, &["eth", "virtio"]), []);
+    }
+
+    #[test]
+    fn a_device_has_its_place_from_what_it_is_a_part_of() {
+        let sys = lab::TempDir::create("numa").unwrap();
+        let (function, device) = (sys.path().join("0000:00:03.0"), "0000:00:03.0/nobody9");
+        std::fs::create_dir_all(sys.path().join(device)).unwrap();
+        let link = sys.path().join("device");
+        assert_eq!(device_folders(sys.path()), Ok(vec![]));
+        assert_eq!(read_numa(&[]), Ok(None));
+        std::os::unix::fs::symlink(device, link).unwrap();
+        let folders = device_folders(sys.path()).unwrap();
+        assert_eq!(read_numa(&folders), Ok(None));
+        std::fs::write(function.join("numa_node"), "1\n").unwrap();
+        assert_eq!(read_numa(&folders), Ok(Some(1)));
+        std::fs::write(function.join("numa_node"), "-1\n").unwrap();
+        assert_eq!(read_numa(&folders), Ok(None));
+        assert!(read_interrupts("no-such", &folders).is_err());
     }
 
     #[test]
@@ -330,7 +376,7 @@ mod tests {
     fn the_loopback_interface_is_no_device_and_can_be_read() {
         let index = nix::net::if_::if_nametoindex("lo").unwrap();
         let facts = NicFacts::read("lo", index);
-        assert_eq!((facts.access_platform, facts.numa), (None, None));
+        assert_eq!((facts.access_platform, facts.numa), (None, Ok(None)));
         assert!(facts.features.unwrap().is_on("rx-lro") || !facts.xdp.unwrap().zero_copy());
     }
 }

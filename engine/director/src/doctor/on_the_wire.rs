@@ -7,6 +7,7 @@ use crate::health::dr::{DrError, DrPath, ask};
 use crate::layer2::who_has::who_has;
 use crate::mac::Mac;
 use crate::neighbors::Reach;
+use futures_util::{StreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ const WHO_HAS: Duration = Duration::from_millis(600);
 const ACCEPT: Duration = Duration::from_secs(1);
 /// How many are asked at once: each question has a socket, and answers all come at once.
 const AT_ONCE: usize = 32;
+/// How many virtual services a real server is asked for at once, so that one which is silent for all
+/// of many does not take a second for each.
+const SERVICES_AT_ONCE: usize = 8;
 
 /// What a real server is asked.
 #[derive(Debug, Clone)]
@@ -82,18 +86,20 @@ async fn ask_server(from: From, question: Question) -> Answer {
     let answering = answering.map_err(|error| error.to_string());
     let only = answering.as_ref().ok().filter(|macs| macs.len() == 1);
     let mac = only.and_then(|macs| macs.first().copied()).or(question.known);
-    let mut dr = BTreeMap::new();
-    if let Some(server_mac) = mac {
-        for vip in question.services {
-            let outcome = match source {
-                Some(source) => serves(&DrPath { link, own_mac, source, server_mac }, vip).await,
-                None => Err(Asked::Unable(
-                    "this machine has no address of its own on that network".to_owned(),
-                )),
-            };
-            dr.insert(vip, outcome);
-        }
-    }
+    let Some(server_mac) = mac else {
+        return Answer { answering: Some(answering), dr: BTreeMap::new() };
+    };
+    let asked = move |vip| async move {
+        let outcome = match source {
+            Some(source) => serves(&DrPath { link, own_mac, source, server_mac }, vip).await,
+            None => Err(Asked::Unable(
+                "this machine has no address of its own on that network".to_owned(),
+            )),
+        };
+        (vip, outcome)
+    };
+    let asked = stream::iter(question.services).map(asked);
+    let dr = asked.buffer_unordered(SERVICES_AT_ONCE).collect().await;
     Answer { answering: Some(answering), dr }
 }
 

@@ -2,6 +2,7 @@
 
 use super::finding::{Area, Finding, Read, list};
 use std::collections::BTreeMap;
+use xsk::HashedKind;
 
 /// How uneven the shares of RSS may be: the largest over the smallest.
 const UNEVEN: usize = 2;
@@ -23,6 +24,9 @@ pub struct QueueFacts {
     pub cores: u32,
     /// The queue of each entry of the RSS indirection table.
     pub rss: Read<Vec<u32>>,
+    /// Whether the NIC's hash counts ports in, for each kind of packets that virtual services have;
+    /// nothing: its driver does not say.
+    pub hashes: Vec<(HashedKind, Read<Option<bool>>)>,
     /// Queues that AF_XDP sockets have, anybody's; not all kernels say.
     pub taken: Read<Vec<u32>>,
     /// It is this director's own interface already.
@@ -33,7 +37,12 @@ pub struct QueueFacts {
 pub fn findings(facts: &QueueFacts) -> Vec<Finding> {
     let served = match &facts.served {
         Ok(served) => served,
-        Err(why) => return vec![Finding::problem(Area::Queues, &facts.interface, why.as_str())],
+        Err(why) => {
+            let finding = Finding::problem(Area::Queues, &facts.interface, why.as_str());
+            let remedy =
+                quoted(why).unwrap_or("set queues = \"all\" in [[interface]] of the config");
+            return vec![finding.mended_by(remedy)];
+        }
     };
     let count = served.len();
     let what = if count == 1 { "its queue is" } else { "all its queues are" };
@@ -43,8 +52,14 @@ pub fn findings(facts: &QueueFacts) -> Vec<Finding> {
     findings.extend(taken(facts));
     if count > 1 {
         findings.push(spread(facts, served));
+        findings.extend(hashing(facts));
     }
     findings
+}
+
+/// The command that a sentence has between backticks.
+fn quoted(sentence: &str) -> Option<&str> {
+    sentence.split('`').nth(1)
 }
 
 /// virtio_net puts further queues to use for an XDP program if it has one to spare for each core
@@ -105,6 +120,33 @@ fn spread(facts: &QueueFacts, served: &[u32]) -> Finding {
     Finding::ok(Area::Queues, interface, format!("RSS spreads over {} queues", served.len()))
 }
 
+/// By default most NICs hash UDP by its addresses alone: as if all of a resolver's or a proxy's flows
+/// were one.
+fn hashing(facts: &QueueFacts) -> Option<Finding> {
+    let interface = facts.interface.as_str();
+    let those = |wanted: bool| {
+        let hashes = facts.hashes.iter().filter(move |(_, ports)| *ports == Ok(Some(wanted)));
+        hashes.map(|(kind, _)| kind.name()).collect::<Vec<_>>()
+    };
+    let without = those(false);
+    if !without.is_empty() {
+        let sentence = format!(
+            "RSS does not count the ports of {} in: all flows of one client come to one queue",
+            list(&without)
+        );
+        let commands =
+            without.iter().map(|kind| format!("ethtool -N {interface} rx-flow-hash {kind} sdfn"));
+        let finding = Finding::warning(Area::Queues, interface, sentence);
+        return Some(finding.mended_by(commands.collect::<Vec<_>>().join("; ")));
+    }
+    if let Some(why) = facts.hashes.iter().find_map(|(_, ports)| ports.as_ref().err()) {
+        return Some(Finding::unread(Area::Queues, interface, "what RSS hashes", why));
+    }
+    let with = those(true);
+    let sentence = format!("RSS counts addresses and ports of {} in", list(&with));
+    (!with.is_empty()).then(|| Finding::ok(Area::Queues, interface, sentence))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::finding::State;
@@ -119,6 +161,7 @@ mod tests {
             most: 8,
             cores: 4,
             rss: Ok([0, 1].repeat(64)),
+            hashes: vec![(HashedKind::Tcp4, Ok(Some(true))), (HashedKind::Udp4, Ok(None))],
             taken: Ok(vec![]),
             running: false,
         }
@@ -137,9 +180,12 @@ mod tests {
 
     #[test]
     fn a_starts_refusal_is_the_only_finding() {
-        let refused = QueueFacts { served: Err("queue 1 would reach no worker".into()), ..facts() };
-        assert_eq!(findings(&refused).len(), 1);
-        assert_eq!(worst(&refused).state, State::Problem);
+        let refused = |why: &str| QueueFacts { served: Err(why.into()), ..facts() };
+        let one = findings(&refused("queue 1 would reach no worker"));
+        assert_eq!((one.len(), one[0].state), (1, State::Problem));
+        assert!(one[0].remedy.as_ref().unwrap().contains("queues = \"all\""), "{one:?}");
+        let named = worst(&refused("too many; `ethtool -L eth0 combined 2` mends it"));
+        assert_eq!(named.remedy.as_deref(), Some("ethtool -L eth0 combined 2"));
     }
 
     #[test]
@@ -151,6 +197,27 @@ mod tests {
         assert!(idle.sentence.contains("nothing to queue 1"), "{idle:?}");
         assert_eq!(idle.remedy.as_deref(), Some("ethtool -X eth0 equal 2"));
         assert_eq!(worst(&QueueFacts { rss: Err("no".into()), ..facts() }).state, State::Warning);
+    }
+
+    #[test]
+    fn a_hash_that_leaves_ports_out_is_named_with_what_counts_them_in() {
+        let with = |hashes: &[(HashedKind, Read<Option<bool>>)]| {
+            hashing(&QueueFacts { hashes: hashes.to_vec(), ..facts() })
+        };
+        let (tcp, udp) = (HashedKind::Tcp4, HashedKind::Udp6);
+        assert_eq!(with(&[(tcp, Ok(None))]), None);
+        assert_eq!(
+            hashing(&facts()).unwrap().sentence,
+            "RSS counts addresses and ports of tcp4 in"
+        );
+        let without = with(&[(tcp, Ok(Some(false))), (udp, Ok(Some(false)))]).unwrap();
+        assert_eq!(without.state, State::Warning);
+        assert_eq!(
+            without.remedy.as_deref(),
+            Some("ethtool -N eth0 rx-flow-hash tcp4 sdfn; ethtool -N eth0 rx-flow-hash udp6 sdfn")
+        );
+        let unread = with(&[(tcp, Ok(Some(true))), (udp, Err("no".into()))]).unwrap();
+        assert_eq!(unread.state, State::Warning);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Real servers: whether each is on the link, has one MAC address, serves the VIPs and is up.
 
-use super::finding::{Area, Finding, Read, list};
+use super::finding::{Area, Finding, Read, State, list};
 use crate::layer2;
 use crate::service_name::ServiceName;
 use crate::views::{QuorumView, ServiceView};
@@ -35,6 +35,8 @@ pub struct Serving {
     pub dr: Option<Result<(), Asked>>,
     /// Its weight.
     pub weight: u16,
+    /// Why its flows do not get there, as the running director says.
+    pub problem: Option<String>,
     /// What the running director thinks of it: its health, and the last error.
     pub health: Option<(String, Option<String>)>,
 }
@@ -59,6 +61,8 @@ pub struct ServerFacts {
     pub answering: Read<BTreeSet<String>>,
     /// The MAC address that the running director has.
     pub known: Option<String>,
+    /// Other real servers, of the same family, that have the same MAC address.
+    pub alike: Vec<IpAddr>,
     /// Its virtual services.
     pub services: Vec<Serving>,
 }
@@ -69,12 +73,41 @@ pub fn findings(facts: &ServerFacts) -> Vec<Finding> {
     let mut findings = vec![way(&facts.way, &subject)];
     if matches!(facts.way, Way::OnLink { .. }) {
         findings.push(mac(facts, &subject));
+        findings.extend(alike(facts, &subject));
     }
     for serving in &facts.services {
+        // One that cannot be reached at all was said to be so.
+        if matches!(facts.way, Way::OnLink { .. }) {
+            findings.extend(lost_flows(serving, &subject));
+        }
         findings.extend(direct_routing(serving, &subject));
         findings.extend(health(serving, &subject));
+        findings.extend(drain(serving, &subject));
+    }
+    // Who was drained everywhere may be switched off.
+    if facts.services.iter().all(|serving| serving.weight == 0) && !facts.services.is_empty() {
+        for finding in &mut findings {
+            finding.state = finding.state.min(State::Warning);
+        }
     }
     findings
+}
+
+/// A router that answers ARP for machines behind it (proxy_arp) gives all of them its MAC address.
+fn alike(facts: &ServerFacts, subject: &str) -> Option<Finding> {
+    if facts.alike.is_empty() {
+        return None;
+    }
+    let sentence = format!(
+        "it has the MAC address of {}, too: they are one machine, or behind a router that answers \
+         for them, which direct routing cannot pass",
+        list(&facts.alike)
+    );
+    let finding = Finding::warning(Area::Servers, subject, sentence);
+    Some(
+        finding
+            .mended_by("look on which machine `ip link` shows it; switch a router's proxy_arp off"),
+    )
 }
 
 /// Whether enough real servers of a virtual service are up, where its config has a quorum or a sorry
@@ -130,16 +163,11 @@ fn mac(facts: &ServerFacts, subject: &str) -> Finding {
     let answering: Vec<&String> = match &facts.answering {
         Ok(answering) => answering.iter().collect(),
         Err(why) => {
-            return match &facts.known {
-                Some(mac) => Finding::warning(
-                    Area::Servers,
-                    subject,
-                    format!(
-                        "the director knows it as {mac}; whether it answers {how} cannot be read: {why}"
-                    ),
-                ),
-                None => Finding::unread(Area::Servers, subject, "its MAC address", why),
+            let what = match &facts.known {
+                Some(mac) => format!("the director knows it as {mac}; whether it answers {how}"),
+                None => "its MAC address".to_owned(),
             };
+            return Finding::unread(Area::Servers, subject, &what, why);
         }
     };
     match answering.as_slice() {
@@ -165,6 +193,13 @@ fn mac(facts: &ServerFacts, subject: &str) -> Finding {
     }
 }
 
+fn lost_flows(serving: &Serving, subject: &str) -> Option<Finding> {
+    let problem = serving.problem.as_ref()?;
+    let sentence = format!("flows of {} do not get there: {problem}", serving.service);
+    let finding = Finding::problem(Area::Servers, subject, sentence);
+    Some(finding.mended_by("look at `ip address` and `ip route get` on the director"))
+}
+
 fn direct_routing(serving: &Serving, subject: &str) -> Option<Finding> {
     let Serving { service, dr, .. } = serving;
     Some(match dr.as_ref()? {
@@ -188,35 +223,37 @@ fn check(service: ServiceName) -> String {
 }
 
 fn health(serving: &Serving, subject: &str) -> Option<Finding> {
-    let Serving { service, weight, health, .. } = serving;
-    match health {
-        Some((state, error)) if state == "down" => {
+    let Serving { service, health, .. } = serving;
+    let (state, error) = health.as_ref()?;
+    Some(match state.as_str() {
+        "down" => {
             let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             let sentence = format!("the director's check of {service} has it down{because}");
             let finding = Finding::problem(Area::Servers, subject, sentence);
-            Some(finding.mended_by(format!("on {subject}: {}", check(*service))))
+            finding.mended_by(format!("on {subject}: {}", check(*service)))
         }
-        Some((state, _)) if state == "up" => {
+        "up" => {
             let sentence = format!("the director's check of {service} has it up");
-            Some(Finding::ok(Area::Servers, subject, sentence))
+            Finding::ok(Area::Servers, subject, sentence)
         }
-        Some((state, _)) => {
-            let sentence = format!("the director's check of {service} says {state}");
-            Some(Finding::warning(Area::Servers, subject, sentence))
+        other => {
+            let sentence = format!("the director's check of {service} says {other}");
+            Finding::warning(Area::Servers, subject, sentence).mended_by("ask again in a moment")
         }
-        None if *weight == 0 => {
-            let sentence = format!("it drains: its weight in {service} is 0");
-            Some(Finding::warning(Area::Servers, subject, sentence).mended_by(format!(
-                "shunt server set {service} {subject} --weight 1, if it is to have new flows"
-            )))
-        }
-        None => None,
-    }
+    })
+}
+
+fn drain(serving: &Serving, subject: &str) -> Option<Finding> {
+    let Serving { service, weight, .. } = serving;
+    let sentence = format!("it drains: its weight in {service} is 0");
+    let finding = Finding::warning(Area::Servers, subject, sentence).mended_by(format!(
+        "shunt server set {service} {subject} --weight 1, if it is to have new flows"
+    ));
+    (*weight == 0).then_some(finding)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::State;
     use super::*;
 
     const MAC: &str = "02:00:00:00:00:01";
@@ -226,7 +263,8 @@ mod tests {
     }
 
     fn serving() -> Serving {
-        Serving { service: service(), dr: Some(Ok(())), weight: 1, health: None }
+        let (dr, problem, health) = (Some(Ok(())), None, None);
+        Serving { service: service(), dr, weight: 1, problem, health }
     }
 
     fn facts() -> ServerFacts {
@@ -239,6 +277,7 @@ mod tests {
             },
             answering: Ok(BTreeSet::from([MAC.to_owned()])),
             known: None,
+            alike: vec![],
             services: vec![serving()],
         }
     }
@@ -261,6 +300,16 @@ mod tests {
         assert!(found[0].sentence.contains("gateway"));
         let unknown = ServerFacts { way: Way::Unknown("no".into()), ..facts() };
         assert_eq!(worst(&unknown).state, State::Warning);
+    }
+
+    #[test]
+    fn flows_that_the_director_says_are_lost_are_a_problem() {
+        let apart = Serving { problem: Some("it is on eth0.5".into()), ..serving() };
+        let facts = ServerFacts { services: vec![apart], ..facts() };
+        assert!(worst(&facts).sentence.ends_with("do not get there: it is on eth0.5"));
+        let way = Way::Impossible("it is behind a gateway".into());
+        let behind = findings(&ServerFacts { way, ..facts });
+        assert_eq!(behind.iter().filter(|found| found.state == State::Problem).count(), 1);
     }
 
     #[test]
@@ -354,5 +403,25 @@ mod tests {
         let drained = Serving { weight: 0, ..serving() };
         let drained = worst(&ServerFacts { services: vec![drained], ..facts() });
         assert!(drained.state == State::Warning && drained.sentence.contains("drains"));
+    }
+
+    #[test]
+    fn a_drained_server_may_be_switched_off() {
+        let health = Some(("down".to_owned(), None));
+        let off = |weights: &[u16]| {
+            let serving = |&weight: &u16| Serving { weight, health: health.clone(), ..serving() };
+            let services = weights.iter().map(serving).collect();
+            worst(&ServerFacts { answering: Ok(BTreeSet::new()), services, ..facts() }).state
+        };
+        assert_eq!(off(&[0, 0]), State::Warning);
+        assert_eq!(off(&[0, 1]), State::Problem);
+        assert_eq!(off(&[]), State::Problem);
+    }
+
+    #[test]
+    fn servers_that_share_a_mac_address_may_be_behind_a_router() {
+        let found = worst(&ServerFacts { alike: vec![[172, 17, 100, 2].into()], ..facts() });
+        assert_eq!(found.state, State::Warning);
+        assert!(found.sentence.contains("172.17.100.2, too"), "{found:?}");
     }
 }

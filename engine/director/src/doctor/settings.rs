@@ -3,6 +3,8 @@
 
 use super::ask_kernel::{ask, attributes, find};
 use super::finding::{Area, Finding, Read, list};
+use super::site::Site;
+use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +15,9 @@ const RULES_GET: u16 = 10 << 8 | 7;
 const RULE_TABLE: u16 = 1;
 /// Family, version and resource of a message of nfnetlink.
 const NETFILTER_HEADER: usize = 4;
+
+/// What a kernel says that has no nfnetlink, or no nftables.
+const NO_NFTABLES: [i32; 2] = [Errno::EPROTONOSUPPORT as i32, Errno::EINVAL as i32];
 
 /// IPv4 settings of an interface, each with those of `all` counted in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,17 @@ pub struct Ipv4Settings {
     pub rp_filter: Read<u32>,
 }
 
+/// Room for the real servers of one family in the kernel's neighbor table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeighborRoom {
+    /// ipv4 or ipv6, as sysctl has it.
+    pub family: &'static str,
+    /// How many entries there can be (gc_thresh3).
+    pub most: usize,
+    /// The real servers.
+    pub servers: usize,
+}
+
 /// What was read of the network around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkFacts {
@@ -36,6 +52,8 @@ pub struct NetworkFacts {
     pub ip_forward: Read<bool>,
     /// The config has checks of the kind `dr`.
     pub dr_checks: bool,
+    /// Room for real servers; not said in network namespaces but the first.
+    pub neighbors: Vec<NeighborRoom>,
     /// nftables: how many rules each table has.
     pub firewall: Read<BTreeMap<String, usize>>,
     /// Virtual services of shunt that IPVS has, too.
@@ -43,16 +61,19 @@ pub struct NetworkFacts {
 }
 
 impl NetworkFacts {
-    /// Looks, with these interfaces served and these virtual services configured.
-    pub fn read(served: &[String], services: &[SocketAddr], dr_checks: bool) -> NetworkFacts {
+    /// Looks at these interfaces, and at what matters to this site.
+    pub fn read(interfaces: &[String], site: &Site) -> NetworkFacts {
         let ipvs = std::fs::read_to_string("/proc/net/ip_vs").unwrap_or_default();
         let ipvs = read_ipvs(&ipvs);
+        let services = site.services.iter().map(|service| service.address());
+        let servers = site.server_addresses();
         NetworkFacts {
-            interfaces: served.iter().map(|name| read_settings(name)).collect(),
+            interfaces: interfaces.iter().map(|name| read_settings(name)).collect(),
             ip_forward: sysctl("net/ipv4/ip_forward").map(|value| value != 0),
-            dr_checks,
+            dr_checks: site.dr_checks,
+            neighbors: read_room(&servers),
             firewall: read_firewall(),
-            ipvs: services.iter().filter(|service| ipvs.contains(service)).copied().collect(),
+            ipvs: services.filter(|service| ipvs.contains(service)).collect(),
         }
     }
 }
@@ -78,10 +99,29 @@ fn read_settings(interface: &str) -> Ipv4Settings {
     }
 }
 
+/// A network namespace of its own does not show the limit, which is the whole machine's
+/// (neigh_sysctl_register in net/core/neighbour.c).
+fn read_room(servers: &[IpAddr]) -> Vec<NeighborRoom> {
+    let room = |(family, v4)| {
+        let most = sysctl(&format!("net/{family}/neigh/default/gc_thresh3")).ok()? as usize;
+        let servers = servers.iter().filter(|server| server.is_ipv4() == v4).count();
+        (servers > 0).then_some(NeighborRoom { family, most, servers })
+    };
+    [("ipv4", true), ("ipv6", false)].into_iter().filter_map(room).collect()
+}
+
 fn read_firewall() -> Read<BTreeMap<String, usize>> {
-    let rules = ask(SockProtocol::NetlinkNetFilter, RULES_GET, true, vec![0; NETFILTER_HEADER]);
     let mut tables = BTreeMap::new();
-    for rule in rules.map_err(|error| error.to_string())? {
+    let rules = ask(SockProtocol::NetlinkNetFilter, RULES_GET, true, vec![0; NETFILTER_HEADER]);
+    let rules = match rules {
+        Ok(rules) => rules,
+        // There are none, then (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
+        Err(error) if NO_NFTABLES.contains(&error.raw_os_error().unwrap_or(0)) => {
+            return Ok(tables);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    for rule in rules {
         let rule = attributes(rule.get(NETFILTER_HEADER..).unwrap_or_default());
         let Some(name) = find(&rule, RULE_TABLE) else { continue };
         let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
@@ -114,6 +154,7 @@ pub fn findings(facts: &NetworkFacts) -> Vec<Finding> {
         findings.push(reverse_path(settings));
     }
     findings.push(forwarding(&facts.ip_forward));
+    findings.extend(facts.neighbors.iter().map(neighbor_room));
     findings.push(firewall(&facts.firewall));
     findings.extend(ipvs(&facts.ipvs));
     findings
@@ -191,6 +232,35 @@ fn forwarding(forwards: &Read<bool>) -> Finding {
     }
 }
 
+/// Real servers and other machines have an entry each, and one that finds no room is never found.
+fn neighbor_room(room: &NeighborRoom) -> Finding {
+    const SUBJECT: &str = "neighbor table";
+    let NeighborRoom { family, most, servers } = *room;
+    let sentence = format!("net.{family}.neigh has room for {most} neighbors (gc_thresh3)");
+    let s = if servers == 1 { "" } else { "s" };
+    // As many again for clients on the link and routers.
+    if servers * 2 <= most {
+        let sentence = format!("{sentence}, enough for {servers} real server{s}");
+        return Finding::ok(Area::Network, SUBJECT, sentence);
+    }
+    let finding = match servers < most {
+        true => {
+            let sentence = format!("{sentence}, of which {servers} real server{s} take most");
+            Finding::warning(Area::Network, SUBJECT, sentence)
+        }
+        false => {
+            let sentence = format!("{sentence}, and {servers} real server{s} do not all fit in");
+            Finding::problem(Area::Network, SUBJECT, sentence)
+        }
+    };
+    let enough = (servers * 4).next_power_of_two();
+    finding.mended_by(format!(
+        "sysctl -w net.{family}.neigh.default.gc_thresh3={enough} \
+         net.{family}.neigh.default.gc_thresh2={}",
+        enough / 2
+    ))
+}
+
 fn firewall(tables: &Read<BTreeMap<String, usize>>) -> Finding {
     const SUBJECT: &str = "firewall";
     let tables = match tables {
@@ -234,11 +304,16 @@ mod tests {
         }
     }
 
+    fn room(servers: usize) -> NeighborRoom {
+        NeighborRoom { family: "ipv4", most: 1024, servers }
+    }
+
     fn facts() -> NetworkFacts {
         NetworkFacts {
             interfaces: vec![settings()],
             ip_forward: Ok(true),
             dr_checks: true,
+            neighbors: vec![room(3)],
             firewall: Ok(BTreeMap::new()),
             ipvs: vec![],
         }
@@ -270,6 +345,25 @@ mod tests {
         assert_eq!(with(Ok(true), false).state, State::Ok);
         assert_eq!(with(Ok(false), true).state, State::Ok);
         assert_eq!(with(Err("no".into()), true).state, State::Warning);
+    }
+
+    #[test]
+    fn real_servers_must_find_room_in_the_neighbor_table() {
+        assert_eq!(neighbor_room(&room(512)).state, State::Ok);
+        assert_eq!(neighbor_room(&room(513)).state, State::Warning);
+        let full = neighbor_room(&room(1024));
+        assert_eq!(full.state, State::Problem);
+        assert_eq!(
+            full.remedy.as_deref(),
+            Some(
+                "sysctl -w net.ipv4.neigh.default.gc_thresh3=4096 \
+                 net.ipv4.neigh.default.gc_thresh2=2048"
+            )
+        );
+        // In the first network namespace, which is where a test is that did not leave it.
+        let servers = [[172, 17, 100, 1].into(), [172, 17, 100, 2].into()];
+        let read = read_room(&servers);
+        assert!(read.iter().all(|room| room.family == "ipv4" && room.servers == 2), "{read:?}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::views::ServerView;
 use dataplane::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use xsk::HashedKind;
 
 /// A real server with all that it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +95,7 @@ impl Site {
                             service: service.service,
                             dr: None,
                             weight: server.weight,
+                            problem: server.problem.clone(),
                             health: health(server),
                         };
                         let known = server.mac.as_deref().and_then(read_mac);
@@ -105,10 +107,14 @@ impl Site {
                 for service in &config.services {
                     let name = ServiceName(service.key);
                     site.services.push(name);
-                    for server in &service.servers {
-                        let (weight, health) = (server.weight, None);
-                        let serving = Serving { service: name, dr: None, weight, health };
-                        site.add(server.address, None, serving);
+                    let servers = service.servers.iter();
+                    let servers = servers.map(|server| (server.address, server.weight));
+                    // One that is asked for when all others are gone had better be there.
+                    let sorry = service.policy.sorry_server.map(|address| (address, 1));
+                    for (address, weight) in servers.chain(sorry) {
+                        let (dr, problem, health) = (None, None, None);
+                        let serving = Serving { service: name, dr, weight, problem, health };
+                        site.add(address, None, serving);
                     }
                 }
             }
@@ -135,6 +141,17 @@ impl Site {
     /// All VIPs, each once.
     pub fn vips(&self) -> BTreeSet<IpAddr> {
         self.services.iter().map(|service| service.0.address).collect()
+    }
+
+    /// The kinds of packets that the virtual services have.
+    pub fn hashed_kinds(&self) -> BTreeSet<HashedKind> {
+        let kind = |service: &ServiceName| match (service.0.protocol, service.0.address) {
+            (Protocol::Tcp, IpAddr::V4(_)) => HashedKind::Tcp4,
+            (Protocol::Udp, IpAddr::V4(_)) => HashedKind::Udp4,
+            (Protocol::Tcp, IpAddr::V6(_)) => HashedKind::Tcp6,
+            (Protocol::Udp, IpAddr::V6(_)) => HashedKind::Udp6,
+        };
+        self.services.iter().map(kind).collect()
     }
 
     /// The link where each VIP belongs: the running director's word, else that which has an own
@@ -246,6 +263,15 @@ fn claimant(site: &Site, answers: &BTreeMap<IpAddr, Answer>, mac: Mac) -> Claima
     Claimant { mac: mac_text(mac), server }
 }
 
+/// The MAC addresses that answer for a real server, else that which the running director has: a
+/// kernel that answers for others answers no probe (arp_process in net/ipv4/arp.c).
+fn macs(server: &SiteServer, answers: &BTreeMap<IpAddr, Answer>) -> BTreeSet<Mac> {
+    match answers.get(&server.address).and_then(|answer| answer.answering.as_ref()) {
+        Some(Ok(answering)) if !answering.is_empty() => answering.clone(),
+        _ => server.known.into_iter().collect(),
+    }
+}
+
 /// The facts of each real server.
 pub(super) fn server_facts(
     site: &Site,
@@ -254,7 +280,15 @@ pub(super) fn server_facts(
     answers: &BTreeMap<IpAddr, Answer>,
 ) -> Vec<ServerFacts> {
     let vips = site.vips();
-    let facts = |server: &SiteServer| {
+    let macs: Vec<(IpAddr, BTreeSet<Mac>)> =
+        site.servers.iter().map(|server| (server.address, macs(server, answers))).collect();
+    let alike = |address: IpAddr, own: &BTreeSet<Mac>| {
+        let others = macs.iter().filter(|(other, macs)| {
+            *other != address && other.is_ipv4() == address.is_ipv4() && !macs.is_disjoint(own)
+        });
+        others.map(|(other, _)| *other).collect()
+    };
+    let facts = |(server, (address, own)): (&SiteServer, &(IpAddr, BTreeSet<Mac>))| {
         let answer = answers.get(&server.address).cloned().unwrap_or_default();
         let way = match around.reach(served, server.address) {
             Ok(Reach::OnLink { link, source, .. }) => Way::OnLink {
@@ -276,10 +310,11 @@ pub(super) fn server_facts(
             way,
             answering: answering.map(|macs| macs.into_iter().map(mac_text).collect()),
             known: server.known.map(mac_text),
+            alike: alike(*address, own),
             services: services.collect(),
         }
     };
-    site.servers.iter().map(facts).collect()
+    site.servers.iter().zip(&macs).map(facts).collect()
 }
 
 #[cfg(test)]
@@ -328,6 +363,34 @@ mod tests {
         };
         assert_eq!(homes(&[7, 8]), [([172, 17, 100, 100].into(), 7)]);
         assert!(homes(&[]).is_empty());
+    }
+
+    #[test]
+    fn servers_with_one_mac_address_are_told_of_each_other() {
+        let mut site = site();
+        let vip6: IpAddr = "fd00::1".parse().unwrap();
+        let serving = site.servers[0].services[0].clone();
+        site.add(vip6, Some([2, 0, 0, 0, 0, 1]), serving);
+        for server in &mut site.servers {
+            server.known = Some([2, 0, 0, 0, 0, 1]);
+        }
+        let alike = |site: &Site| {
+            let facts = server_facts(site, &Surroundings::default(), &[], &BTreeMap::new());
+            facts.into_iter().map(|facts| facts.alike).collect::<Vec<_>>()
+        };
+        let (one, two): (IpAddr, IpAddr) = ([172, 17, 100, 1].into(), [172, 17, 100, 2].into());
+        assert_eq!(alike(&site), [vec![two], vec![one], vec![]]);
+        site.servers[1].known = None;
+        assert!(alike(&site).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn a_sorry_server_is_looked_at_before_it_is_needed() {
+        let text = CONFIG
+            .replace("protocol = \"tcp\"", "protocol = \"tcp\"\nsorry_server = '172.17.100.9'");
+        let config = Config::parse(&text, &plugins::known).unwrap();
+        let site = Site::of(Some(&config), &Running::No("refused".into()));
+        assert_eq!(site.server_addresses()[2], IpAddr::from([172, 17, 100, 9]));
     }
 
     #[test]

@@ -148,8 +148,12 @@ fn read_row(message: &LinkMessage) -> LinkRow {
             LinkAttribute::Address(mac) => row.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => row.port_of = Some(*index),
             LinkAttribute::Xdp(facts) => {
+                // Without ProgId, one in the driver and one in the NIC (rtnl_xdp_fill in
+                // net/core/rtnetlink.c).
                 row.program = facts.iter().find_map(|fact| match fact {
-                    LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+                    LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::HwProgId(id) => {
+                        Some(*id).filter(|id| *id != 0)
+                    }
                     _ => None,
                 });
             }

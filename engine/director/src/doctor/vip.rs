@@ -1,6 +1,6 @@
 //! VIPs: who holds each, and who else answers for it on the wire.
 
-use super::finding::{Area, Finding, Read, list};
+use super::finding::{Area, Finding, Read};
 use crate::layer2;
 use std::net::IpAddr;
 
@@ -153,9 +153,11 @@ fn claims(facts: &VipFacts, subject: &str) -> Vec<Finding> {
         };
         return vec![Finding::ok(Area::Vip, subject, sentence)];
     }
-    if !here && !facts.managed && claimants.iter().all(|claimant| claimant.server.is_none()) {
-        let macs = list(claimants.iter().map(|claimant| &claimant.mac));
-        let sentence = format!("{macs} answers {how} for it: the master, while this is a backup");
+    if let [Claimant { mac, server: None }] = claimants.as_slice()
+        && !here
+        && !facts.managed
+    {
+        let sentence = format!("{mac} answers {how} for it: the master, while this is a backup");
         return vec![Finding::ok(Area::Vip, subject, sentence)];
     }
     // A VIP that other hands have put here is not asked about by a start.
@@ -266,6 +268,11 @@ mod tests {
         assert!(!worst(&takes).sentence.contains("refused"));
         let master = VipFacts { held: Ok(vec![]), managed: false, ..duplicate };
         assert!(claims(&master, "")[0].sentence.contains("the master"));
+        // There is one master; whoever else answers has the VIP by mistake.
+        let second = Claimant { mac: "02:00:00:00:00:0a".into(), server: None };
+        let two = VipFacts { claimants: Ok(vec![claimant(None), second]), ..master };
+        let found = claims(&two, "");
+        assert_eq!((found.len(), found[1].state), (2, State::Problem), "{found:?}");
         let unread = VipFacts { claimants: Err("no".into()), ..facts() };
         assert_eq!(worst(&unread).state, State::Warning);
     }
