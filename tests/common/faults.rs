@@ -17,6 +17,8 @@ pub const EACH_SECOND: &str = "interval = 1\ntimeout = 0.8\nrise = 2\nfall = 2";
 pub struct Rig {
     pub director: Director,
     pub config: Config,
+    /// How much the director had said when something was last broken.
+    said_before: usize,
     files: Vec<OwnFiles>,
     pub site: Site,
 }
@@ -57,7 +59,7 @@ impl Rig {
         }
         let config = Config::of(vec![http_rr(2).with(more)]);
         let director = site.start(&config);
-        let rig = Rig { director, config, files, site };
+        let rig = Rig { director, config, said_before: 0, files, site };
         for number in [1, 2] {
             rig.wait_for_health(number, "up");
         }
@@ -149,10 +151,11 @@ impl Rig {
         }
     }
 
-    /// Whether the log has a line with all of these words.
+    /// Whether the log has a line with all of these words, since something was last broken.
     pub fn logged(&self, words: &[&str]) -> bool {
         let log = self.director.process().output();
-        log.lines().any(|line| words.iter().all(|word| line.contains(word)))
+        let since = log.get(self.said_before..).unwrap_or_default();
+        since.lines().any(|line| words.iter().all(|word| line.contains(word)))
     }
 
     /// Ends the server that a real server has.
@@ -184,6 +187,7 @@ impl Rig {
     ) -> Measured {
         let clients = Pressure::start(&self.site.topology, http(Family::V4), HELD);
         clients.wait_for_answers(&["rs1", "rs2"]);
+        self.said_before = self.director.process().output().len();
         let broken = Instant::now();
         break_it(self);
         self.wait_for("it is noticed", || noticed(self));
