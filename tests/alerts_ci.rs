@@ -54,6 +54,18 @@ fn each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() {
 }
 
 #[test]
+fn the_table_of_faults_names_alerts_that_there_are() {
+    let alerts = named(&read("alerts.yml"), "- alert: ");
+    let page = read("../docs/faults.md");
+    let words = page.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let found: Vec<&str> = words.filter(|word| word.starts_with("Shunt")).collect();
+    assert!(found.len() >= 9, "{found:?}");
+    for name in found {
+        assert!(alerts.contains(name), "docs/faults.md names {name}");
+    }
+}
+
+#[test]
 fn each_metric_that_an_alert_asks_for_is_exported() {
     let rules = read("alerts.yml");
     let asked = selectors(&rules);
