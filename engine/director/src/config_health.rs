@@ -272,10 +272,7 @@ impl Check<'_> {
         }
         let pattern = Pattern::new(text);
         if let Err(cause) = &pattern {
-            self.problem(
-                offset,
-                format!("{what} is no regular expression ({cause}): see https://docs.rs/regex for how to write one"),
-            );
+            self.problem(offset, format!("{what} {cause}"));
         }
         pattern.ok()
     }

@@ -3,7 +3,10 @@
 use super::doing::Doing;
 use super::{command, dns, http, tcp, udp};
 use dataplane::ServiceKey;
-use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::nfa::thompson;
+use regex_automata::util::syntax;
+use regex_automata::{Anchored, Input};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -13,8 +16,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_rustls::rustls::RootCertStore;
 
-/// Bytes that a compiled pattern, and the states that its search remembers, may take each.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
+/// Bytes that a pattern may take while it is compiled, and as the table that it becomes.
+const PATTERN_NFA_MAX: usize = 128 << 10;
+const PATTERN_TABLE_MAX: usize = 1 << 20;
 
 /// The health check of a virtual service.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,35 +182,53 @@ pub struct CommandCheck {
 
 /// A regular expression over bytes: its classes are those of ASCII, and ^ and $ stand at the ends of
 /// a line, as with grep, so that "^OK$" is found in "OK\r\n".
-#[derive(Debug, Clone)]
-pub struct Pattern(Regex);
+///
+/// It is compiled completely, to a table in which each byte is one step: whatever a server answers,
+/// matching takes the control thread no longer than reading. An expression for which that table
+/// would be too large is none.
+#[derive(Clone)]
+pub struct Pattern {
+    text: String,
+    table: Arc<dense::DFA<Vec<u32>>>,
+}
 
 impl Pattern {
-    /// Compiles `text`; the error says in one line what is wrong with it.
+    /// Compiles `text`; the error says in one clause what is wrong with it, and what to do.
     pub fn new(text: &str) -> Result<Pattern, String> {
-        let regex = RegexBuilder::new(text)
-            .unicode(false)
-            .multi_line(true)
-            .crlf(true)
-            .size_limit(PATTERN_SIZE_MAX)
-            .dfa_size_limit(PATTERN_SIZE_MAX)
-            .build();
-        // A syntax error is drawn over several lines; the last says what it is.
-        regex.map(Pattern).map_err(|error| {
+        let syntax = syntax::Config::new().unicode(false).utf8(false).multi_line(true).crlf(true);
+        let parsed = syntax::parse_with(text, &syntax).map_err(|error| {
+            // A syntax error is drawn over several lines; the last says what it is.
             let text = error.to_string();
-            let last = text.lines().last().unwrap_or_default();
-            last.trim_start_matches("error: ").to_owned()
-        })
+            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            format!(
+                "is no regular expression ({last}): see https://docs.rs/regex for how to write one"
+            )
+        })?;
+        let too_large = "is too complex to be matched in one pass: write * or + instead of great repetitions as in .{1,100}, or fewer alternatives";
+        let size = thompson::Config::new().utf8(false).nfa_size_limit(Some(PATTERN_NFA_MAX));
+        let states = thompson::Compiler::new()
+            .configure(size)
+            .build_from_hir(&parsed)
+            .map_err(|_| too_large)?;
+        let size = dense::Config::new()
+            .start_kind(StartKind::Unanchored)
+            .dfa_size_limit(Some(PATTERN_TABLE_MAX))
+            .determinize_size_limit(Some(PATTERN_TABLE_MAX));
+        let table =
+            dense::Builder::new().configure(size).build_from_nfa(&states).map_err(|_| too_large)?;
+        Ok(Pattern { text: text.to_owned(), table: Arc::new(table) })
     }
 
     /// Its text.
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        &self.text
     }
 
     /// Whether it matches anywhere in `bytes`.
     pub fn is_match(&self, bytes: &[u8]) -> bool {
-        self.0.is_match(bytes)
+        let input = Input::new(bytes).anchored(Anchored::No).earliest(true);
+        // There is no byte at which this table gives up.
+        self.table.try_search_fwd(&input).is_ok_and(|end| end.is_some())
     }
 }
 
@@ -218,10 +240,28 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({:?})", self.text)
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}/", self.as_str())
     }
+}
+
+/// Why a check did not pass: one short clause for a listing, as in "connect to 172.17.100.1:80:
+/// refused".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// The server did not answer as it should, or not at all.
+    #[error("{0}")]
+    Failed(String),
+    /// The director could not make the check, which says nothing of the server.
+    #[error("{0}")]
+    Unable(String),
 }
 
 /// Who is asked.

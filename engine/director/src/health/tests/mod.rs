@@ -65,3 +65,29 @@ fn a_pattern_looks_at_lines() {
         assert_eq!(matches(pattern, text), expected, "{pattern} {text:?}");
     }
 }
+        (r"(?i)\bok\b", b"NOT-OK.", true),
+        (r"(?i)\bok\b", b"book", false),
+        ("^$", b"OK\r\n\r\n", true),
+        ("^$", b"", true),
+        ("", b"", true),
+        (r"ok\z", b"ok\n", false),
+        (r#""status":\s*"(ok|fine)"[^}]*\}"#, br#"{"status": "fine", "since": 12}"#, true),
+        (r"load [0-9]{1,3}\.\d\d$", b"load 12.34\r\n", true),
+        ("a.b", b"a\nb", false),
+        ("(?s)a.b", b"a\nb", true),
+
+/// Whoever followed so many states at once would take seconds for a body of the greatest length, on
+/// the control thread.
+#[test]
+fn a_pattern_that_could_take_long_is_refused() {
+    for text in ["(x{99}){99}", "(a|b)*a(a|b){20}c", "[ab]*a[ab]{30}c", "(a?){500}(a){500}b"] {
+        let error = Pattern::new(text).err().unwrap_or_else(|| panic!("{text} is compiled"));
+        assert!(error.contains("too complex"), "{text}: {error}");
+    }
+    // What only looks so takes one step a byte.
+    let body = vec![b'a'; 64 << 10];
+    for text in ["(a*)*b", "(a|aa)+$b", "a{1,9}a{1,9}a{1,9}b", "(.*)(.*)(.*)(.*)(.*)[^a]"] {
+        let pattern = Pattern::new(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert!(!pattern.is_match(&body), "{text}");
+    }
+}
