@@ -111,7 +111,7 @@ fn known_values(metric: &Metric, label: &str) -> Option<Vec<&'static str>> {
             PassKind::ALL.iter().map(|kind| kind.name()).collect()
         }
         (_, "kind") => vec!["automatic", "manual"],
-        (_, "result") => vec!["ok", "failed"],
+        (_, "result") => vec!["ok", "failed", "unable"],
         _ => return None,
     })
 }

@@ -13,6 +13,7 @@ use std::fs::{self, Permissions};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -88,6 +89,66 @@ fn tcp_finds_a_listener_that_stops_and_one_that_starts() {
     }
 }
 
+/// Waits until the director's log has these words.
+fn wait_for_log(director: &Director, words: &str) {
+    let said = || director.process().output().contains(words);
+    if let Err(error) = director.process().wait_until(PATIENCE, words, said) {
+        panic!("{error}\n{}", director.process().output());
+    }
+}
+
+/// Whether the log has a server down.
+fn said_down(director: &Director) -> bool {
+    director.process().output().contains("of tcp:172.17.100.100:80 is down")
+}
+
+/// Sets how many files a running director may open.
+fn limit_files(director: &Director, most: u32) {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--pid={}", director.process().pid())).arg(format!("--nofile={most}:"));
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn a_director_without_descriptors_keeps_its_servers() {
+    let mut site = Site::build(Plan::new("check-files"), &[Family::V4]);
+    let director = start(&site, &checked(http_rr(2), "kind = \"tcp\""));
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    limit_files(&director, 3);
+    wait_for_log(&director, "Too many open files; it stays up until it can be");
+    // Both are without a check for a while.
+    let answers = answered_by(&site, 10);
+    assert_eq!(answers.iter().filter(|name| *name == "rs2").count(), 5, "{answers:?}");
+    limit_files(&director, 1024);
+    wait_for_log(&director, "the real servers of tcp:172.17.100.100:80 can be checked again");
+    let output = director.process().output();
+    assert_eq!(output.matches("cannot be checked").count(), 1, "{output}");
+    assert!(!said_down(&director), "{output}");
+    drop(site.servers.remove(1));
+    wait_for(&director, 2, Err("connect to 172.17.100.2:80: refused"));
+}
+
+#[test]
+fn a_director_whose_own_cable_is_cut_keeps_its_servers() {
+    let site = Site::build(Plan::new("check-uplink"), &[Family::V4]);
+    let mut config = checked(http_rr(2), "kind = \"tcp\"");
+    // The servers are to be found again, too, before as many checks have failed.
+    config.services[0].more = config.services[0].more.replace("fall = 5", "fall = 20");
+    let director = start(&site, &config);
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    site.topology.switch.ip("link set director down").unwrap();
+    wait_for_log(&director, "cannot be checked: eth0 is down; it stays up until it can be");
+    let listing = director.shunt("list").unwrap();
+    assert!(listing.contains("cannot be checked: eth0 is down]"), "{listing}");
+    site.topology.switch.ip("link set director up").unwrap();
+    wait_for_log(&director, "can be checked again");
+    assert!(!said_down(&director), "{}", director.process().output());
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+}
+
 #[test]
 fn a_server_whose_cable_is_cut_is_down_by_the_timeout() {
     let site = Site::build(Plan::new("check-cable"), &[Family::V4]);
@@ -141,11 +202,11 @@ fn another_port_is_asked_when_the_config_says_so() {
 fn servers_with_ipv6_addresses_are_asked_there() {
     const BOTH: &[Family] = &[Family::V4, Family::V6];
     let mut site = Site::build(Plan::new("check-ipv6").ipv6(), BOTH);
-    // What shunt itself does with VIPs that it adds, and tells others to do: the kernel would ask
-    // from the VIP, which is nearer to the servers' addresses (RFC 6724, 5, rule 8).
-    let vip = lab::vip(Family::V6);
-    let deprecated = format!("address change {vip}/128 dev {NIC} preferred_lft 0");
-    site.topology.director.ip(&deprecated).unwrap();
+    // By other hands, and not deprecated as it should be: the kernel would ask from the VIP, which is
+    // nearer to the servers' addresses (RFC 6724, 5, rule 8) and which they drop as their own.
+    let route = format!("route get {}", real_server_address(1, Family::V6));
+    let route = site.topology.director.ip(&route).unwrap();
+    assert!(route.contains(&format!("src {} ", lab::vip(Family::V6))), "{route}");
     let director = start(&site, &checked(service("tcp", Family::V6, "rr", 2), "kind = \"http\""));
     let state = |services: &[ServiceView], number| {
         let address = real_server_address(number, Family::V6);

@@ -1,9 +1,13 @@
-//! The check `https` against nginx. Needs nginx, so it runs with the feature `ci`.
+//! Checks beside what other programs do: `https` against nginx, `udp` behind a firewall. Needs nginx
+//! and nft, so it runs with the feature `ci`.
 
 mod common;
 
-use common::{PATIENCE, http_rr, list, shunt, wait_for_list};
-use lab::{Config, Director, Family, MachineLock, Plan, Process, Topology, real_server_address};
+use common::{DNS, PATIENCE, http_rr, list, service, shunt, wait_for_list};
+use lab::{
+    Config, Director, Family, MachineLock, Plan, Process, Topology, UdpEcho, director_address,
+    real_server_address,
+};
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, KeyPair, date_time_ymd};
 use std::fs;
 use std::path::PathBuf;
@@ -129,8 +133,40 @@ fn nginx_is_asked_by_tls_and_its_certificate_and_answers_count() {
     wait_for(&director, 2, Ok(()));
     wait_for(&director, 1, Ok(()));
 
+    // The director closes first, TLS or not: no server keeps what was asked of it.
+    let left = site.topology.real_server(1).exec("ss -Htn state time-wait").unwrap();
+    let asked = format!("{}:", director_address(Family::V4));
+    assert!(!left.contains(&asked), "{left}");
+
     let log = fs::read_to_string(site.files(1).join("access.log")).unwrap();
     let expected = format!("443 GET /health HTTP/1.1 shunt/{} 200", env!("CARGO_PKG_VERSION"));
     assert!(log.contains(&expected), "{log}");
     assert!(list(&director).is_some());
+}
+
+#[test]
+fn what_a_firewall_of_the_directors_own_refuses_says_nothing_of_the_servers() {
+    let site = common::Site::without_servers(Plan::new("check-firewall"), &[Family::V4]);
+    let _echoes = [1, 2].map(|number| {
+        let address = (real_server_address(number, Family::V4), DNS).into();
+        UdpEcho::start(site.topology.real_server(number), "echo", address).unwrap()
+    });
+    let check = "[virtual_service.health_check]\nkind = \"udp\"\nexpect = \"echo\"\ninterval = 0.1";
+    let config = Config::of(vec![service("udp", Family::V4, "rr", 2).with(check)]);
+    let director = Director::start(&site.topology, shunt(), &config).unwrap();
+    wait_for(&director, 1, Ok(()));
+    wait_for(&director, 2, Ok(()));
+    let nft = |words: &str| site.topology.director.exec(&format!("nft {words}")).unwrap();
+    nft("add table ip own");
+    nft("add chain ip own out { type filter hook output priority 0 ; }");
+    nft("add rule ip own out udp dport 53 drop");
+    let said = |words: &str| {
+        let said = || director.process().output().contains(words);
+        director.process().wait_until(PATIENCE, words, said).unwrap();
+    };
+    said("datagram to 172.17.100.");
+    said("permission denied; it stays up until it can be");
+    nft("delete table ip own");
+    said("the real servers of udp:172.17.100.100:53 can be checked again");
+    assert!(!director.process().output().contains("is down"), "{}", director.process().output());
 }

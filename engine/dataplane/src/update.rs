@@ -31,6 +31,8 @@ pub struct ControlEnd {
     updates: Producer<Box<Update>>,
     adopted: Consumer<Box<Update>>,
     probes: Producer<Probe>,
+    /// Probes that were put into the ring.
+    probed: u64,
 }
 
 impl ControlEnd {
@@ -39,9 +41,18 @@ impl ControlEnd {
         self.updates.push(update).map_err(|rtrb::PushError::Full(update)| update)
     }
 
-    /// Has the worker send a probe in its next turn. Whether there was room for it.
-    pub fn probe(&mut self, probe: Probe) -> bool {
-        self.probes.push(probe).is_ok()
+    /// Has the worker send a probe in its next turn. Returns its number; `None`: there is no room.
+    pub fn probe(&mut self, probe: Probe) -> Option<u64> {
+        self.probes.push(probe).ok()?;
+        self.probed += 1;
+        Some(self.probed)
+    }
+
+    /// Whether the worker has come to the probe with this number, and so has sent it, or knows
+    /// nowhere to send it to.
+    pub fn has_taken(&self, number: u64) -> bool {
+        let waiting = PROBES_MAX - self.probes.slots();
+        number + waiting as u64 <= self.probed
     }
 
     /// Takes back an update that the worker has adopted, with what it replaced inside.
@@ -101,7 +112,7 @@ pub fn mailbox() -> (ControlEnd, WorkerEnd) {
     let (adopted_in, adopted_out) = RingBuffer::new(MAILBOX_SIZE);
     let (probes_in, probes_out) = RingBuffer::new(PROBES_MAX);
     (
-        ControlEnd { updates: updates_in, adopted: adopted_out, probes: probes_in },
+        ControlEnd { updates: updates_in, adopted: adopted_out, probes: probes_in, probed: 0 },
         WorkerEnd {
             updates: updates_out,
             adopted: adopted_in,

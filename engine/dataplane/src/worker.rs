@@ -96,10 +96,15 @@ impl<P: Port> Worker<P> {
         let now = Moment::new(now);
         self.hear_news(now);
         self.port.reclaim();
+        // Before the packets of flows, which may leave no room in the TX ring ...
+        if !self.mailbox.probes.is_empty() {
+            self.send_probes();
+        }
         let received = self.port.receive(&mut self.burst);
         if received != 0 {
             self.forward(now);
         }
+        // ... and again behind them, where frames may have become free.
         if !self.mailbox.probes.is_empty() {
             self.send_probes();
         }
@@ -112,7 +117,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Sleeps until a packet or an update arrives, at most for `timeout`; not at all while an
-    /// update is only adopted in part or a probe waits for a frame.
+    /// update is only adopted in part or a probe waits for its place.
     pub fn sleep(&mut self, timeout: Duration) {
         if self.mailbox.under_way.is_some() || !self.mailbox.probes.is_empty() {
             return;
@@ -253,27 +258,28 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Sends a burst of probes, or as many as there are free frames for. One whose real server has
-    /// no neighbor, or which finds the TX ring full, is lost: whoever sent it hears no answer.
+    /// Sends a burst of probes, or as many as there are free frames and places in the TX ring for;
+    /// the rest waits. One whose real server has no neighbor is lost: whoever sent it hears no
+    /// answer.
     #[cold]
     fn send_probes(&mut self) {
         debug_assert!(self.burst.is_empty(), "received packets have been dealt with");
         let source = self.port.mac().into();
-        while self.burst.len() < BURST_MAX
-            && let Ok(probe) = self.mailbox.probes.peek()
-        {
+        for _ in 0..BURST_MAX {
+            let Ok(probe) = self.mailbox.probes.peek() else { break };
             if let Some(destination) = self.decider.table.destination(probe.server()) {
                 let Some(packet) = self.port.make(probe.packet().len()) else { break };
                 let bytes = self.port.bytes_mut(&packet);
                 bytes.copy_from_slice(probe.packet());
                 rewrite(bytes, destination, source);
                 self.burst.push(packet);
+                self.port.send(&mut self.burst);
+                if let Some(packet) = self.burst.pop() {
+                    self.port.release(packet);
+                    break;
+                }
             }
             let _ = self.mailbox.probes.pop();
-        }
-        self.port.send(&mut self.burst);
-        for packet in self.burst.drain(..) {
-            self.port.release(packet);
         }
     }
 

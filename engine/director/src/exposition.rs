@@ -165,7 +165,7 @@ fn server_health(sheet: &Sheet, labels: &[&str; 2], member: &Member) {
     }
     let [service, server] = *labels;
     let (ok, failed) = member.checks;
-    for (result, count) in [("ok", ok), ("failed", failed)] {
+    for (result, count) in [("ok", ok), ("failed", failed), ("unable", member.unmade.count)] {
         sheet.count("shunt_server_checks_total", &[service, server, result], count);
     }
     if member.judge.verdict() != Verdict::Checking {

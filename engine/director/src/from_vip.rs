@@ -1,8 +1,9 @@
 //! Whether the kernel would speak to real servers from a VIP.
 //!
 //! It does where the director has no address of its own on their network (inet_select_addr in
-//! net/ipv4/devinet.c). A real server drops what comes from a VIP, ARP requests and the SYNs of
-//! health checks alike, since the VIP is an address of its own; its neighbor entry ends failed.
+//! net/ipv4/devinet.c). A real server drops what comes from a VIP, ARP requests and all else alike,
+//! since the VIP is an address of its own; its neighbor entry ends failed. Health checks ask from
+//! another address if there is one (health/source.rs); the programs of `command` checks do not.
 
 use crate::neighbors::{Neighbors, Reach};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,7 @@ pub fn sentence(vip: IpAddr, link: &str, servers: &BTreeSet<IpAddr>) -> String {
         )
     } else {
         format!(
-            "the kernel speaks to {servers} from the VIP {vip}, which a real server does not answer, since it has the VIP itself, so that health checks fail: give {link} an address of the director's own on that network, and have the VIP deprecated (`ip address change {vip}/128 dev {link} preferred_lft 0`)"
+            "the kernel speaks to {servers} from the VIP {vip}, which a real server does not answer, since it has the VIP itself, so that the programs of command checks get no answer: give {link} an address of the director's own on that network, and have the VIP deprecated (`ip address change {vip}/128 dev {link} preferred_lft 0`)"
         )
     }
 }

@@ -255,7 +255,8 @@ TCP  172.17.100.100:80 rr
         let health = |state: &str, error: Option<&str>, slow_start| {
             let (since, kind) = (12, "tcp".to_owned());
             let (state, error) = (state.to_owned(), error.map(str::to_owned));
-            Some(HealthView { state, error, since, kind, passed: None, slow_start })
+            let (unmade, passed) = (None, None);
+            Some(HealthView { state, error, since, kind, unmade, passed, slow_start })
         };
         let refused = Some("connect to 172.17.100.1:80: refused");
         for (health, sorry, expected) in [
@@ -277,6 +278,18 @@ TCP  172.17.100.100:80 rr
                 "  [down for 12 s: connect to 172.17.100.1:80: refused; 3 of 8 checks passed since]",
             ),
             (health("checking", None, None), false, "  [not checked yet]"),
+            (
+                health("up", None, None)
+                    .map(|up| HealthView { unmade: Some("eth0 is down".into()), ..up }),
+                false,
+                "  [cannot be checked: eth0 is down]",
+            ),
+            (
+                health("down", refused, None)
+                    .map(|down| HealthView { unmade: Some("eth0 is down".into()), ..down }),
+                false,
+                "  [down for 12 s: connect to 172.17.100.1:80: refused; cannot be checked: eth0 is down]",
+            ),
             (health("up", None, Some(3)), false, "  [slow start: weight 3 for now]"),
             (None, true, "  [sorry server]"),
         ] {

@@ -89,7 +89,7 @@ pub const METRICS: &[Metric] = &[
     gauge("shunt_server_weight", Unit::Count, SERVER, "Weight of a real server as it was set; 0 drains."),
     gauge("shunt_server_effective_weight", Unit::Count, SERVER, "Weight of a real server that the scheduler sees: 0 while it takes no new flows, less than its own in a slow start."),
     gauge("shunt_server_up", Unit::Count, SERVER, "1: its health checks say that a real server is up. Those that are not checked, or not yet, have no series."),
-    counter("shunt_server_checks_total", Unit::Count, &["service", "server", "result"], "Health checks of a real server: ok or failed."),
+    counter("shunt_server_checks_total", Unit::Count, &["service", "server", "result"], "Health checks of a real server: ok, failed, or unable: the director could not make it, which says nothing of the server."),
     gauge("shunt_server_check_duration_seconds", Unit::Seconds, SERVER, "How long the last health check of a real server took."),
     gauge("shunt_server_state", Unit::Count, &["service", "server", "state"], "1 for the state that a real server is in: serving, removed (its flows may end), expired (its flows are ended)."),
     counter("shunt_server_mac_changes_total", Unit::Count, &["server"], "Times that a real server's MAC address changed to another one, where its flows then went."),

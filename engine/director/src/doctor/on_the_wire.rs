@@ -3,7 +3,7 @@
 use super::finding::Read;
 use super::servers::Asked;
 use super::surroundings::Surroundings;
-use crate::health::dr::{DrError, DrPath, ask};
+use crate::health::dr::{DrPath, ask};
 use crate::layer2::who_has::who_has;
 use crate::mac::Mac;
 use crate::neighbors::Reach;
@@ -104,9 +104,9 @@ async fn ask_server(from: From, question: Question) -> Answer {
 }
 
 async fn serves(path: &DrPath, vip: SocketAddr) -> Result<(), Asked> {
-    ask(path, vip, ACCEPT).await.map_err(|error| match error {
-        DrError::Refused(_) | DrError::Silent(_) => Asked::Failed(error.to_string()),
-        DrError::Io { .. } | DrError::Unable(_) => Asked::Unable(error.to_string()),
+    ask(path, vip, ACCEPT).await.map_err(|error| match error.is_own() {
+        false => Asked::Failed(error.to_string()),
+        true => Asked::Unable(error.to_string()),
     })
 }
 

@@ -132,7 +132,7 @@ fn way(way: &Way, subject: &str) -> Finding {
         // Neighbor solicitations come from the link-local address (ndisc_solicit in net/ipv6/ndisc.c).
         Way::OnLink { link, source: Some(source), source_is_vip: true } if source.is_ipv6() => {
             let sentence = format!(
-                "what the kernel sends to it, health checks among that, comes from the VIP {source}, \
+                "what the kernel sends to it, command checks among that, comes from the VIP {source}, \
                  and the answers never come back"
             );
             Finding::warning(Area::Servers, subject, sentence).mended_by(format!(

@@ -185,7 +185,11 @@ fn has_dr_checks(config: &Config) -> bool {
 }
 
 fn health(server: &ServerView) -> Option<(String, Option<String>)> {
-    server.health.as_ref().map(|health| (health.state.clone(), health.error.clone()))
+    let health = server.health.as_ref()?;
+    Some(match &health.unmade {
+        Some(why) => (format!("{}, and cannot be made: {why}", health.state), None),
+        None => (health.state.clone(), health.error.clone()),
+    })
 }
 
 /// A MAC address as `ip link` writes it.

@@ -1,7 +1,7 @@
 //! `command`: does a program say that the server is well?
 
-use super::doing::Doing;
-use super::kinds::{CommandCheck, Target};
+use super::doing::{Doing, cause};
+use super::kinds::{CheckError, CommandCheck, Target};
 use crate::service_name::ServiceName;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -28,16 +28,17 @@ const FLOOD_WAIT: Duration = Duration::from_millis(1);
 /// Runs the program once. It, and all that it has started in its process group, ends when this
 /// future does.
 pub(super) async fn check(
-    command: &CommandCheck,
     target: &Target,
+    command: &CommandCheck,
     doing: &Doing,
-) -> Result<(), String> {
+) -> Result<(), CheckError> {
     let Some((program, arguments)) = command.command.split_first() else {
-        return Err("command: none is given".to_owned());
+        return Err(CheckError::Unable("command: none is given".to_owned()));
     };
     doing.now_or_late(format!("run {program}"), "not done");
+    // A program that is missing, or just being written, says nothing of the server.
     let (mut child, output) =
-        start(program, arguments, target).map_err(|error| doing.io(&error))?;
+        start(program, arguments, target).map_err(|error| doing.unable(cause(&error)))?;
     let _group = child.id().map(|pid| Group(Pid::from_raw(pid as i32)));
     let mut output = Output { pipe: Some(output), tail: Vec::new(), read: 0 };
     let status = loop {

@@ -1,14 +1,13 @@
 //! `dns`: does the server know a name (RFC 1035)?
 
 use super::doing::Doing;
-use super::kinds::DnsCheck;
+use super::kinds::{CheckError, DnsCheck, Target};
 use super::{tcp, udp};
 use dataplane::Protocol;
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::net::SocketAddr;
 use std::str::FromStr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -17,19 +16,16 @@ const DATAGRAM_MAX: usize = 4_096;
 
 /// Asks once, over UDP or TCP.
 pub(super) async fn check(
-    address: SocketAddr,
-    protocol: Protocol,
+    target: &Target,
     dns: &DnsCheck,
     doing: &Doing,
-) -> Result<(), String> {
-    let what = format!("ask {address} for {} {}", dns.name, dns.record);
-    let query = query(dns).map_err(|cause| format!("{what}: {cause}"))?;
-    match protocol {
-        Protocol::Udp => {
-            doing.now(what);
-            over_udp(address, &query, doing).await
-        }
-        Protocol::Tcp => over_tcp(address, &query, what, doing).await,
+) -> Result<(), CheckError> {
+    let what = format!("ask {} for {} {}", target.address(), dns.name, dns.record);
+    doing.now(what.clone());
+    let query = query(dns).map_err(|cause| doing.unable(cause))?;
+    match target.service.protocol {
+        Protocol::Udp => over_udp(target, &query, doing).await,
+        Protocol::Tcp => over_tcp(target, &query, what, doing).await,
     }
 }
 
@@ -46,11 +42,11 @@ fn query(dns: &DnsCheck) -> Result<Message<Vec<u8>>, String> {
 }
 
 async fn over_udp(
-    address: SocketAddr,
+    target: &Target,
     query: &Message<Vec<u8>>,
     doing: &Doing,
-) -> Result<(), String> {
-    let socket = udp::connect(address, doing).await?;
+) -> Result<(), CheckError> {
+    let socket = udp::connect(target, doing).await?;
     socket.send(query.as_slice()).await.map_err(|error| doing.io(&error))?;
     let mut buffer = [0; DATAGRAM_MAX];
     loop {
@@ -64,12 +60,12 @@ async fn over_udp(
 }
 
 async fn over_tcp(
-    address: SocketAddr,
+    target: &Target,
     query: &Message<Vec<u8>>,
     what: String,
     doing: &Doing,
-) -> Result<(), String> {
-    let mut stream = tcp::connect(address, doing).await?;
+) -> Result<(), CheckError> {
+    let mut stream = tcp::connect(target, doing).await?;
     doing.now(what);
     // By TCP each message comes after its length (RFC 1035, 4.2.2), best in one segment
     // (RFC 7766, 8).
@@ -97,7 +93,7 @@ fn rcode(query: &Message<Vec<u8>>, answer: &[u8]) -> Option<Rcode> {
     (refusal || answer.is_answer(query)).then(|| header.rcode())
 }
 
-fn judge(rcode: Rcode, doing: &Doing) -> Result<(), String> {
+fn judge(rcode: Rcode, doing: &Doing) -> Result<(), CheckError> {
     match rcode {
         Rcode::NOERROR => Ok(()),
         other => Err(doing.failed(other.to_string())),

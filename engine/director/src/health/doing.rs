@@ -1,5 +1,7 @@
 //! What a check is at, so that an error and a late answer can say it.
 
+use super::kinds::CheckError;
+use nix::errno::Errno;
 use std::io::{self, ErrorKind};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -41,21 +43,55 @@ impl Doing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is being done has failed.
-    pub(super) fn failed(&self, cause: impl AsRef<str>) -> String {
-        clause(&format!("{}: {}", self.step().what, cause.as_ref()))
+    /// What is being done has failed, and so has the server.
+    pub(super) fn failed(&self, cause: impl AsRef<str>) -> CheckError {
+        CheckError::Failed(self.clause(cause))
+    }
+
+    /// What is being done has failed for want of something that the director should have.
+    pub(super) fn unable(&self, cause: impl AsRef<str>) -> CheckError {
+        CheckError::Unable(self.clause(cause))
     }
 
     /// What is being done has failed at the system.
-    pub(super) fn io(&self, error: &io::Error) -> String {
-        self.failed(cause(error))
+    pub(super) fn io(&self, error: &io::Error) -> CheckError {
+        let cause = cause(error);
+        if is_own(error) { self.unable(cause) } else { self.failed(cause) }
+    }
+
+    fn clause(&self, cause: impl AsRef<str>) -> String {
+        clause(&format!("{}: {}", self.step().what, cause.as_ref()))
     }
 
     /// What is being done takes longer than `timeout`.
-    pub(super) fn late(&self, timeout: Duration) -> String {
+    pub(super) fn late(&self, timeout: Duration) -> CheckError {
         let Step { what, late } = self.step();
-        clause(&format!("{what}: {late} within {}", plain_seconds(timeout)))
+        CheckError::Failed(clause(&format!("{what}: {late} within {}", plain_seconds(timeout))))
     }
+}
+
+/// Whether it is the director that lacks something (descriptors, memory, ports, leave, its link),
+/// whatever the server would have said. Not among these: EACCES and ENETUNREACH, by which the
+/// kernel also reports what the server's own firewall says (icmpv6_err_convert in net/ipv6/icmp.c,
+/// icmp_err_convert in net/ipv4/icmp.c).
+fn is_own(error: &io::Error) -> bool {
+    use Errno::{
+        EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENODEV, ENOMEM,
+        EPERM,
+    };
+    let of_own = [
+        EADDRINUSE,
+        EADDRNOTAVAIL,
+        EAFNOSUPPORT,
+        EMFILE,
+        ENETDOWN,
+        ENFILE,
+        ENOBUFS,
+        ENODEV,
+        ENOMEM,
+        EPERM,
+    ];
+    error.raw_os_error().is_some_and(|number| of_own.contains(&Errno::from_raw(number)))
 }
 
 /// A time as listings show it: "2 s", "0.5 s".
@@ -79,6 +115,7 @@ pub(super) fn cause(error: &io::Error) -> String {
         ErrorKind::ConnectionReset => "reset",
         ErrorKind::HostUnreachable => "host unreachable",
         ErrorKind::NetworkUnreachable => "network unreachable",
+        ErrorKind::NetworkDown => "network down",
         ErrorKind::TimedOut => "timed out",
         ErrorKind::UnexpectedEof => "closed by the server",
         ErrorKind::BrokenPipe => "closed by the server",
@@ -100,8 +137,8 @@ mod tests {
     fn a_clause_is_one_line_of_bounded_length() {
         let doing = Doing::default();
         doing.now("ask\nthe server".to_owned());
-        assert_eq!(doing.failed("no\tway\u{7}"), "ask the server: no way ");
-        let long = doing.failed("ü".repeat(1000));
+        assert_eq!(doing.failed("no\tway\u{7}").to_string(), "ask the server: no way ");
+        let long = doing.failed("ü".repeat(1000)).to_string();
         assert_eq!(long.chars().count(), CLAUSE_MAX + 1);
         assert!(long.ends_with("ü…"), "{long}");
     }
@@ -110,10 +147,35 @@ mod tests {
     fn errors_of_the_system_lose_their_numbers() {
         let doing = Doing::default();
         doing.now_or_late("open".to_owned(), "not open");
-        let error = io::Error::from_raw_os_error(libc::EMFILE);
-        assert_eq!(doing.io(&error), "open: Too many open files");
+        let failed = |text: &str| CheckError::Failed(text.to_owned());
         let error = io::Error::from_raw_os_error(libc::ECONNREFUSED);
-        assert_eq!(doing.io(&error), "open: refused");
-        assert_eq!(doing.late(Duration::from_millis(1500)), "open: not open within 1.5 s");
+        assert_eq!(doing.io(&error), failed("open: refused"));
+        assert_eq!(doing.late(Duration::from_millis(1500)), failed("open: not open within 1.5 s"));
+    }
+
+    #[test]
+    fn what_the_director_lacks_is_not_the_servers_fault() {
+        let doing = Doing::default();
+        doing.now("connect".to_owned());
+        for (number, expected) in [
+            (libc::EMFILE, Some("connect: Too many open files")),
+            (libc::ENOBUFS, Some("connect: No buffer space available")),
+            (libc::EADDRNOTAVAIL, Some("connect: Cannot assign requested address")),
+            // By a firewall of the director's own.
+            (libc::EPERM, Some("connect: permission denied")),
+            (libc::ENETDOWN, Some("connect: network down")),
+            // By that of the server, over IPv6, or by what it says of itself.
+            (libc::EACCES, None),
+            (libc::ENETUNREACH, None),
+            (libc::EHOSTUNREACH, None),
+            (libc::ECONNRESET, None),
+            (libc::ETIMEDOUT, None),
+        ] {
+            let found = doing.io(&io::Error::from_raw_os_error(number));
+            match expected {
+                Some(text) => assert_eq!(found, CheckError::Unable(text.to_owned())),
+                None => assert!(matches!(found, CheckError::Failed(_)), "{found:?}"),
+            }
+        }
     }
 }

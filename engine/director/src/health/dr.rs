@@ -6,14 +6,14 @@
 //! the VIP, and a packet socket hears it before the kernel drops it as a martian (the VIP is the
 //! director's own).
 
-use crate::addresses::{self, OwnAddress};
-use crate::health::dr_packet::{Answer, Ends, Question, Reply, Way, ether_type, filter};
+use super::dr_packet::{Answer, Ends, Question, Reply, Way, ether_type, filter};
+use super::source;
 use crate::layer2;
 use crate::neighbors::{NeighborState, Reach};
-use crate::netlink_read::Connection;
+use crate::seats::WorkerSeat;
 use crate::supervisor::Supervisor;
 use dataplane::{Probe, ServerIndex, ServerState, ServiceKey};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -28,6 +28,7 @@ use xsk::PacketSocket;
 const TRIES: u32 = 2;
 /// How often it is looked whether a new real server's MAC address is known by now.
 const FOUND_CHECK: Duration = Duration::from_millis(20);
+const NOT_SENT: &str = "the worker does not send: is its core taken by something else?";
 /// Headers are all that is read of a frame: Ethernet, two tags, IPv6, TCP with options.
 const HEADERS: usize = 128;
 
@@ -48,9 +49,22 @@ pub enum DrError {
         /// What the system says.
         cause: io::Error,
     },
-    /// It cannot be asked as things are: why.
+    /// Packets of flows would not reach it either: why.
+    #[error("cannot ask: {0}")]
+    Unreachable(String),
+    /// It cannot be asked as things are with the director: why.
     #[error("cannot ask: {0}")]
     Unable(String),
+}
+
+impl DrError {
+    /// Whether this says nothing of the real server.
+    pub fn is_own(&self) -> bool {
+        match self {
+            DrError::Refused(_) | DrError::Silent(_) | DrError::Unreachable(_) => false,
+            DrError::Io { .. } | DrError::Unable(_) => true,
+        }
+    }
 }
 
 /// How a real server is reached by a packet socket.
@@ -97,6 +111,8 @@ pub async fn ask(path: &DrPath, vip: SocketAddr, patience: Duration) -> Result<(
             Err(_) => {}
         }
     }
+    // One that answers later must not keep half a connection.
+    socket.get_ref().send(&reset).map_err(failed)?;
     Err(DrError::Silent(vip))
 }
 
@@ -156,7 +172,6 @@ struct Place {
     /// What the kernel would send from, unless it is a VIP.
     source: Option<IpAddr>,
     vlans: [u16; 2],
-    vips: BTreeSet<IpAddr>,
 }
 
 impl Dr {
@@ -170,20 +185,25 @@ impl Dr {
         patience: Duration,
     ) -> Result<(), DrError> {
         let vip = SocketAddr::new(service.address, service.port);
-        let place = found(supervisor, service, server, patience).await.map_err(DrError::Unable)?;
+        let place = found(supervisor, service, server, patience).await?;
         let source = match place.source {
             Some(source) => source,
-            None => beside_the_vip(server, &place).await.map_err(DrError::Unable)?,
+            None => source::beside_the_vips(supervisor, place.link, server)
+                .await
+                .map_err(DrError::Unable)?,
         };
         let question = Question::new(source, vip);
         let mut awaited =
             self.expect(place.link, question).map_err(|cause| DrError::Io { vip, cause })?;
         let way = Way { own_mac: [0; 6], server_mac: [0; 6], vlans: place.vlans };
+        let mut sent = 0;
         for _ in 0..TRIES {
-            send(supervisor, &place, question.syn(&way)).await?;
+            sent = send(supervisor, &place, question.syn(&way)).await?;
             match timeout(patience / TRIES, &mut awaited.answer).await {
                 Ok(Ok(Answer::Accepted)) => {
-                    return send(supervisor, &place, question.reset(&way)).await;
+                    // Without it, the real server keeps half a connection for a while.
+                    let _ = send(supervisor, &place, question.reset(&way)).await;
+                    return Ok(());
                 }
                 Ok(Ok(Answer::Refused)) => return Err(DrError::Refused(vip)),
                 Ok(Err(_)) => {
@@ -192,6 +212,11 @@ impl Dr {
                 Err(_) => {}
             }
         }
+        if !has_left(supervisor, &place, sent).await {
+            return Err(DrError::Unable(NOT_SENT.to_owned()));
+        }
+        // One that answers later must not keep half a connection.
+        let _ = send(supervisor, &place, question.reset(&way)).await;
         Err(DrError::Silent(vip))
     }
 
@@ -249,7 +274,7 @@ async fn found(
     service: ServiceKey,
     server: IpAddr,
     patience: Duration,
-) -> Result<Place, String> {
+) -> Result<Place, DrError> {
     let deadline = Instant::now() + patience;
     loop {
         let place = {
@@ -266,7 +291,8 @@ async fn found(
     }
 }
 
-fn place(supervisor: &Supervisor, service: ServiceKey, server: IpAddr) -> Result<Place, String> {
+fn place(supervisor: &Supervisor, service: ServiceKey, server: IpAddr) -> Result<Place, DrError> {
+    let unable = |why: &str| DrError::Unable(why.to_owned());
     let services = supervisor.services();
     let index = services
         .find(&service)
@@ -274,50 +300,46 @@ fn place(supervisor: &Supervisor, service: ServiceKey, server: IpAddr) -> Result
         .filter(|&index| {
             services.server(index).is_some_and(|entry| entry.state == ServerState::Serving)
         })
-        .ok_or("it is no real server of the service any more")?;
+        .ok_or_else(|| unable("it is no real server of the service any more"))?;
     let Some(Reach::OnLink { interface, link, vlans, source }) = supervisor.neighbors.reach(server)
     else {
-        let why = supervisor.neighbors.impossible(server).unwrap_or("its link is not known yet");
-        return Err(why.to_owned());
+        let why = supervisor.neighbors.impossible(server);
+        return Err(why.map_or(unable("its link is not known yet"), |why| {
+            DrError::Unreachable(why.to_owned())
+        }));
     };
     if supervisor.neighbors.neighbor(*interface, server).is_none() {
-        return Err(format!("it does not answer {}", layer2::question(server)));
+        let why = format!("it does not answer {}", layer2::question(server));
+        return Err(DrError::Unreachable(why));
     }
-    let vips: BTreeSet<IpAddr> = services.services().map(|(_, s)| s.key.address).collect();
-    let source = source.filter(|source| !vips.contains(source));
-    Ok(Place { server: index, interface: *interface, link: *link, source, vlans: *vlans, vips })
+    let source = source.filter(|&source| !source::is_vip(supervisor, source));
+    Ok(Place { server: index, interface: *interface, link: *link, source, vlans: *vlans })
 }
 
-/// An address of the director's own on the real server's network, where the kernel would take the
-/// VIP.
-async fn beside_the_vip(server: IpAddr, place: &Place) -> Result<IpAddr, String> {
-    let connection = Connection::open()?;
-    let own = addresses::list(&connection.handle).await?;
-    let fits = |own: &&OwnAddress| {
-        own.link == place.link
-            && !place.vips.contains(&own.address)
-            && addresses::holds(own.address, own.prefix, server)
-    };
-    let none = "the director has no address of its own on the real server's network";
-    own.iter().find(fits).map(|own| own.address).ok_or_else(|| none.to_owned())
+/// The worker that sends: the interface's first.
+fn seat<'a>(supervisor: &'a mut Supervisor, place: &Place) -> Option<&'a mut WorkerSeat> {
+    supervisor.workers.iter_mut().find(|seat| seat.interface == place.interface)
 }
 
-/// Has the interface's first worker send a packet.
+/// Has the worker send a packet. Returns its number among those that the worker is to send.
 async fn send(
     supervisor: &Mutex<Supervisor>,
     place: &Place,
     packet: Option<Vec<u8>>,
-) -> Result<(), DrError> {
+) -> Result<u64, DrError> {
     let unable = |what: &str| DrError::Unable(what.to_owned());
     let packet = packet.ok_or_else(|| unable("source and VIP are not of one family"))?;
     let probe = Probe::new(place.server, &packet).ok_or_else(|| unable("the SYN is too long"))?;
     let mut supervisor = supervisor.lock().await;
-    let workers = &mut supervisor.workers;
-    let seat = workers.iter_mut().find(|seat| seat.interface == place.interface);
+    let seat = seat(&mut supervisor, place);
     let seat = seat.ok_or_else(|| unable("no worker serves its interface"))?;
-    if !seat.handle.mailbox.probe(probe) {
-        return Err(unable("the worker does not send: is its core taken by something else?"));
-    }
+    let number = seat.handle.mailbox.probe(probe).ok_or_else(|| unable(NOT_SENT))?;
     seat.wake();
-    Ok(())
+    Ok(number)
+}
+
+/// Whether the worker has come to the packet with this number.
+async fn has_left(supervisor: &Mutex<Supervisor>, place: &Place, number: u64) -> bool {
+    let mut supervisor = supervisor.lock().await;
+    seat(&mut supervisor, place).is_some_and(|seat| seat.handle.mailbox.has_taken(number))
 }

@@ -1,7 +1,7 @@
 //! `http` and `https`: does the server answer a request as it should?
 
 use super::doing::Doing;
-use super::kinds::HttpCheck;
+use super::kinds::{CheckError, HttpCheck, Target};
 use super::{tcp, tls};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -25,56 +25,60 @@ const GOODBYE: Duration = Duration::from_millis(50);
 const AGENT: &str = concat!("shunt/", env!("CARGO_PKG_VERSION"));
 
 /// Asks once.
+///
+/// The director closes first, so that no server has to keep the connection in TIME_WAIT.
 pub(super) async fn check(
-    address: SocketAddr,
+    target: &Target,
     http: &HttpCheck,
     doing: &Doing,
-) -> Result<(), String> {
-    let stream = tcp::connect(address, doing).await?;
-    match &http.tls {
-        None => ask(stream, address, http, doing).await,
-        Some(tls) => {
-            let stream = tls::shake_hands(stream, address, http, tls, doing).await?;
-            ask(stream, address, http, doing).await
-        }
+) -> Result<(), CheckError> {
+    let stream = tcp::connect(target, doing).await?;
+    let address = target.address();
+    let Some(tls) = &http.tls else { return ask(stream, address, http, doing).await.0 };
+    let stream = tls::shake_hands(stream, address, http, tls, doing).await?;
+    let (result, stream) = ask(stream, address, http, doing).await;
+    if let Some(stream) = stream {
+        let _ = timeout(GOODBYE, tls::part(stream)).await;
     }
+    result
 }
 
-/// Asks by a connection. Everything is done within this future, so that nothing stays when it is
-/// dropped.
+/// Asks by a connection, and gives it back if it is still of use. Everything is done within this
+/// future, so that nothing stays when it is dropped.
 async fn ask<S>(
     stream: S,
     address: SocketAddr,
     http: &HttpCheck,
     doing: &Doing,
-) -> Result<(), String>
+) -> (Result<(), CheckError>, Option<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (scheme, usual_port) = if http.tls.is_some() { ("https", 443) } else { ("http", 80) };
     doing.now(format!("GET {scheme}://{address}{}", http.path));
     let host = http.host.clone().unwrap_or_else(|| host(address, usual_port));
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_MAX)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| doing.failed(cause(&error)))?;
-    let mut connection = pin!(connection);
-    let result = {
+    let shaken = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = match shaken {
+        Ok(both) => both,
+        Err(error) => return (Err(failed(&error, doing)), None),
+    };
+    let mut connection = pin!(connection.without_shutdown());
+    let (result, ended) = {
         let mut answer = pin!(answer(&mut sender, &host, http, doing));
         tokio::select! {
             biased;
-            result = &mut answer => result,
+            result = &mut answer => (result, None),
             // What the server said before it closed is still to be had.
-            _ = &mut connection => return answer.await,
+            ended = &mut connection => (answer.await, Some(ended)),
         }
     };
-    // Without a sender the connection is closed from here, with TLS's own goodbye. The director
-    // closes first, so that no server has to keep the connection in TIME_WAIT; but one that answers
-    // TLS's goodbye before the FIN is there does.
     drop(sender);
-    let _ = timeout(GOODBYE, connection).await;
-    result
+    let ended = match ended {
+        Some(ended) => ended.ok(),
+        // Without a sender it ends.
+        None => timeout(GOODBYE, connection).await.ok().and_then(Result::ok),
+    };
+    (result, ended.map(|parts| parts.io.into_inner()))
 }
 
 /// The value of the header Host (RFC 9110, 7.2): the port only if it is not the usual one.
@@ -91,15 +95,15 @@ async fn answer(
     host: &str,
     http: &HttpCheck,
     doing: &Doing,
-) -> Result<(), String> {
+) -> Result<(), CheckError> {
     // Without "Connection: close": who closes first keeps the connection in TIME_WAIT.
     let request = Request::get(&http.path)
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
         .header(ACCEPT, "*/*")
         .body(Empty::new())
-        .map_err(|error| doing.failed(error.to_string()))?;
-    let answer = sender.send_request(request).await.map_err(|error| doing.failed(cause(&error)))?;
+        .map_err(|error| doing.unable(error.to_string()))?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(&error, doing))?;
     let status = answer.status().as_u16();
     if !http.status.iter().any(|range| range.contains(&status)) {
         return Err(doing.failed(format!("status {status}")));
@@ -114,7 +118,7 @@ async fn answer(
 }
 
 /// The body up to its end or `BODY_MAX`, whatever comes first.
-async fn read(answer: Response<Incoming>, doing: &Doing) -> Result<Vec<u8>, String> {
+async fn read(answer: Response<Incoming>, doing: &Doing) -> Result<Vec<u8>, CheckError> {
     doing.late_says("the answer has no end");
     let mut body = answer.into_body();
     let mut content = Vec::new();
@@ -128,6 +132,14 @@ async fn read(answer: Response<Incoming>, doing: &Doing) -> Result<Vec<u8>, Stri
     Ok(content)
 }
 
+/// The answer did not come.
+fn failed(error: &hyper::Error, doing: &Doing) -> CheckError {
+    match io_error(error) {
+        Some(io) => doing.io(io),
+        None => doing.failed(cause(error)),
+    }
+}
+
 /// What has gone wrong, as short as it can be said.
 fn cause(error: &hyper::Error) -> String {
     if error.is_incomplete_message() {
@@ -139,12 +151,17 @@ fn cause(error: &hyper::Error) -> String {
     if error.is_parse() || error.is_parse_status() {
         return "the answer is no HTTP".to_owned();
     }
+    io_error(error).map_or_else(|| error.to_string(), super::doing::cause)
+}
+
+/// What the system said.
+fn io_error(error: &hyper::Error) -> Option<&io::Error> {
     let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(io) = inner.downcast_ref::<io::Error>() {
-            return super::doing::cause(io);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref() {
+            return Some(io);
         }
-        source = inner.source();
+        source = error.source();
     }
-    error.to_string()
+    None
 }

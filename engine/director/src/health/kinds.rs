@@ -273,6 +273,9 @@ pub struct Target {
     pub server: IpAddr,
     /// The port: the check's, or the service's.
     pub port: u16,
+    /// The address of the director's own that it is asked from; `None`: the kernel's choice. A
+    /// program asks by itself.
+    pub source: Option<IpAddr>,
 }
 
 impl Target {
@@ -283,10 +286,9 @@ impl Target {
 }
 
 impl HealthCheck {
-    /// Asks once, within `timeout`. The error is one short clause for a listing, as in "connect to
-    /// 172.17.100.1:80: refused". Who asks many bounds how many at once: each holds a socket, or a
-    /// process. `Dr` is not asked here, but by the data plane.
-    pub async fn ask(&self, target: &Target) -> Result<(), String> {
+    /// Asks once, within `timeout`. Who asks many bounds how many at once: each holds a socket, or
+    /// a process. `Dr` is not asked here, but by the data plane.
+    pub async fn ask(&self, target: &Target) -> Result<(), CheckError> {
         let doing = Doing::default();
         match timeout(self.timeout, self.kind.ask(target, &doing)).await {
             Ok(result) => result,
@@ -296,21 +298,14 @@ impl HealthCheck {
 }
 
 impl CheckKind {
-    async fn ask(&self, target: &Target, doing: &Doing) -> Result<(), String> {
-        let address = target.address();
+    async fn ask(&self, target: &Target, doing: &Doing) -> Result<(), CheckError> {
         match self {
-            CheckKind::Tcp => tcp::check(address, doing).await,
-            CheckKind::Http(http) => http::check(address, http, doing).await,
-            CheckKind::Udp(udp) => udp::check(address, udp, doing).await,
-            CheckKind::Dns(dns) => dns::check(address, target.service.protocol, dns, doing).await,
-            CheckKind::Command(command) => command::check(command, target, doing).await,
-            CheckKind::Dr => Err("dr: asked without the data plane".to_owned()),
+            CheckKind::Tcp => tcp::check(target, doing).await,
+            CheckKind::Http(http) => http::check(target, http, doing).await,
+            CheckKind::Udp(udp) => udp::check(target, udp, doing).await,
+            CheckKind::Dns(dns) => dns::check(target, dns, doing).await,
+            CheckKind::Command(command) => command::check(target, command, doing).await,
+            CheckKind::Dr => Err(CheckError::Unable("dr: asked without the data plane".to_owned())),
         }
     }
-}
-
-/// Asks once, and waits as long as it takes: the caller applies the timeout. [`HealthCheck::ask`]
-/// does so, and says what was waited for.
-pub async fn check(kind: &CheckKind, target: &Target) -> Result<(), String> {
-    kind.ask(target, &Doing::default()).await
 }

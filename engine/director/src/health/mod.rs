@@ -19,6 +19,7 @@ pub mod members;
 pub mod quorum;
 pub mod rhythm;
 pub mod run;
+mod source;
 mod tcp;
 mod tls;
 mod udp;

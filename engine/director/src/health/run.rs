@@ -1,22 +1,28 @@
 //! The checks of a running director: one task for each real server that is checked, and one that
 //! hears their results and tells the workers.
 //!
-//! A check waits for its server and for nobody else: it holds no lock, and there is room for
-//! [`CHECKS_AT_ONCE`] of them. What they find is told to the workers at once, but not so often
-//! that the control thread does nothing else: after each change it rests nine times as long as the
-//! change took (at most `REST_MOST`), and what is found meanwhile is told together.
+//! A check waits for its server and for nobody else: it holds no lock while it asks, and there is
+//! room for [`CHECKS_AT_ONCE`] of them. One that the director cannot make (it lacks a descriptor, its
+//! link is down) says nothing of the server: it stays what it is, and that is said.
+//!
+//! What they find is told to the workers at once, but not so often that the control thread does
+//! nothing else: after each change it rests nine times as long as the change took (at most
+//! `REST_MOST`), and what is found meanwhile is told together.
 
 use super::dr::Dr;
 use super::judge::Verdict;
-use super::kinds::{CheckKind, HealthCheck, Target};
-use super::members::{MemberKey, Outcome};
+use super::kinds::{CheckError, CheckKind, HealthCheck, Target};
+use super::members::{Member, MemberKey, Members, Outcome};
 use super::rhythm::Rhythm;
+use super::source;
+use crate::neighbors::Reach;
 use crate::netlink_read::Task;
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, Supervisor};
 use crate::{clock, say, warn};
 use futures_util::FutureExt;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +77,8 @@ impl Asker {
         let began = Instant::now();
         // What goes wrong in here must not leave a server unchecked.
         let asked = AssertUnwindSafe(self.ask_now(member, check)).catch_unwind().await;
-        let result = asked.unwrap_or_else(|_| Err("the check failed within shunt".to_owned()));
+        let broke = || Err(CheckError::Unable("the check broke within shunt".to_owned()));
+        let result = asked.unwrap_or_else(|_| broke());
         let outcome = Outcome { member, check: check.clone(), result, took: began.elapsed() };
         Heard { outcome, waited: began - wanted }
     }
@@ -80,14 +87,22 @@ impl Asker {
         &self,
         (service, server): MemberKey,
         check: &HealthCheck,
-    ) -> Result<(), String> {
+    ) -> Result<(), CheckError> {
+        // Waiting for the supervisor is not the server's fault, and no part of the timeout.
         if check.kind == CheckKind::Dr {
-            // It bounds itself: waiting for the supervisor is not the server's fault.
             let asked = self.dr.check(&self.supervisor, service, server, check.timeout).await;
-            return asked.map_err(|error| error.to_string());
+            return asked.map_err(|error| match error.is_own() {
+                true => CheckError::Unable(error.to_string()),
+                false => CheckError::Failed(error.to_string()),
+            });
         }
         let port = check.port.unwrap_or(service.port);
-        check.ask(&Target { service, server, port }).await
+        let source = match check.kind {
+            // A program asks by itself.
+            CheckKind::Command(_) => None,
+            _ => source::for_sockets(&self.supervisor, server).await.map_err(CheckError::Unable)?,
+        };
+        check.ask(&Target { service, server, port, source }).await
     }
 }
 
@@ -227,13 +242,58 @@ fn say_late(said: &mut Option<Instant>, waited: Duration) {
     );
 }
 
+/// The name of a link of the director's own that is down, if that is why a server does not answer.
+/// Then its routes may be gone, too.
+fn link_down(supervisor: &Supervisor, server: IpAddr) -> Option<&str> {
+    let on = match supervisor.neighbors.reach(server) {
+        Some(&Reach::OnLink { interface, .. }) => Some(interface),
+        _ => None,
+    };
+    let interfaces = supervisor.interfaces.iter().enumerate();
+    let mut possible = interfaces.filter(|&(number, _)| on.is_none_or(|on| on == number));
+    let (_, down) = possible.find(|(_, interface)| !interface.carrier)?;
+    Some(&down.name)
+}
+
+/// Says when a server of a service is the first that cannot be checked, or was the last.
+fn tell_out_of_sight(members: &Members, (service, server): MemberKey, before: bool) {
+    let Some(member) = members.get(&(service, server)) else { return };
+    let now = member.is_out_of_sight();
+    if now == before {
+        return;
+    }
+    match (members.out_of_sight(service), &member.unmade.why) {
+        (1, Some(why)) => {
+            let stays = match member.judge.verdict() {
+                Verdict::Up => "stays up",
+                Verdict::Down => "stays down",
+                Verdict::Checking => "takes no new flows",
+            };
+            let service = ServiceName(service);
+            warn!(
+                "{server} of {service} cannot be checked: {why}; it {stays} until it can be, and so does any other"
+            );
+        }
+        (0, None) => say!("the real servers of {} can be checked again", ServiceName(service)),
+        _ => {}
+    }
+}
+
 /// One result. Returns whether the verdict changed; that is said.
-fn hear(supervisor: &mut Supervisor, outcome: Outcome, now: dataplane::Millis) -> bool {
-    let ((service, server), members) = (outcome.member, &mut supervisor.health.members);
-    let first = members
-        .get(&outcome.member)
-        .is_some_and(|member| member.judge.verdict() == Verdict::Checking);
-    let Some(verdict) = members.hear(outcome, now) else { return false };
+fn hear(supervisor: &mut Supervisor, mut outcome: Outcome, now: dataplane::Millis) -> bool {
+    let (service, server) = outcome.member;
+    if let Err(CheckError::Failed(_)) = outcome.result
+        && let Some(link) = link_down(supervisor, server)
+    {
+        outcome.result = Err(CheckError::Unable(format!("{link} is down")));
+    }
+    let members = &mut supervisor.health.members;
+    let member = members.get(&outcome.member);
+    let first = member.is_some_and(|member| member.judge.verdict() == Verdict::Checking);
+    let before = member.is_some_and(Member::is_out_of_sight);
+    let turned = members.hear(outcome, now);
+    tell_out_of_sight(members, (service, server), before);
+    let Some(verdict) = turned else { return false };
     let judge = members.get(&(service, server)).map(|member| &member.judge);
     let service = ServiceName(service);
     match verdict {

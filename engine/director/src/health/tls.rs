@@ -1,9 +1,13 @@
 //! TLS towards a real server, by the certificates of the config's authority or by any.
 
 use super::doing::Doing;
-use super::kinds::{HttpCheck, TlsCheck};
+use super::kinds::{CheckError, HttpCheck, TlsCheck};
+use nix::libc::MSG_MORE;
+use nix::sys::socket::{MsgFlags, send};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -24,12 +28,30 @@ pub(super) async fn shake_hands(
     http: &HttpCheck,
     tls: &TlsCheck,
     doing: &Doing,
-) -> Result<TlsStream<TcpStream>, String> {
+) -> Result<TlsStream<TcpStream>, CheckError> {
     doing.now(format!("TLS with {address}"));
     let name = server_name(http, tls, address.ip());
-    let config = client_config(tls).map_err(|error| doing.failed(error.to_string()))?;
+    let config = client_config(tls).map_err(|error| doing.unable(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(config));
     connector.connect(name, stream).await.map_err(|error| doing.io(&error))
+}
+
+/// Closes, with TLS's goodbye and TCP's in one segment: a server that heard the one before the other
+/// would answer it and close, and so be the one that keeps the connection in TIME_WAIT. Ends when
+/// the server has closed, too, since what it says to a connection that is gone would bring it a
+/// reset.
+pub(super) async fn part(stream: TlsStream<TcpStream>) {
+    let (mut stream, mut tls) = stream.into_inner();
+    tls.send_close_notify();
+    let mut goodbye = Vec::new();
+    while tls.wants_write() && tls.write_tls(&mut goodbye).is_ok() {}
+    // It waits in the kernel for what comes next, the FIN. If there is no room for it, TCP's
+    // goodbye has to do.
+    let waits = MsgFlags::from_bits_retain(MSG_MORE) | MsgFlags::MSG_NOSIGNAL;
+    let _ = send(stream.as_raw_fd(), &goodbye, waits);
+    let _ = stream.shutdown().await;
+    let mut rest = [0; 1 << 10];
+    while let Ok(1..) = stream.read(&mut rest).await {}
 }
 
 /// The name that is asked for: the check's, else that of the header Host, else the address.

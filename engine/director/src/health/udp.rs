@@ -1,8 +1,8 @@
 //! `udp`: does the server answer a datagram, or at least not say that nobody listens?
 
 use super::doing::Doing;
-use super::kinds::UdpCheck;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use super::kinds::{CheckError, Target, UdpCheck};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -10,24 +10,25 @@ use tokio::time::timeout;
 const ANSWER_MAX: usize = 4_096;
 
 /// A socket that hears this server alone, ICMP errors included.
-pub(super) async fn connect(address: SocketAddr, doing: &Doing) -> Result<UdpSocket, String> {
-    let any = match address {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+pub(super) async fn connect(target: &Target, doing: &Doing) -> Result<UdpSocket, CheckError> {
+    let any: IpAddr = match target.server {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind(any).await.map_err(|error| doing.io(&error))?;
-    socket.connect(address).await.map_err(|error| doing.io(&error))?;
+    let source = target.source.unwrap_or(any);
+    let socket = UdpSocket::bind((source, 0)).await.map_err(|error| doing.io(&error))?;
+    socket.connect(target.address()).await.map_err(|error| doing.io(&error))?;
     Ok(socket)
 }
 
 /// Sends a datagram, and judges the first that comes back.
 pub(super) async fn check(
-    address: SocketAddr,
+    target: &Target,
     udp: &UdpCheck,
     doing: &Doing,
-) -> Result<(), String> {
-    doing.now(format!("datagram to {address}"));
-    let socket = connect(address, doing).await?;
+) -> Result<(), CheckError> {
+    doing.now(format!("datagram to {}", target.address()));
+    let socket = connect(target, doing).await?;
     socket.send(udp.send.as_bytes()).await.map_err(|error| doing.io(&error))?;
     let mut buffer = [0; ANSWER_MAX];
     let answer = socket.recv(&mut buffer);

@@ -25,6 +25,9 @@ pub struct HealthView {
     /// While it is down, and the last checks have passed: how many of them, and how many must.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<(u32, u32)>,
+    /// Why the last check could not be made; the state is that of the last one that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmade: Option<String>,
     /// The weight for now, while it is less than its own after a return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<u32>,
@@ -70,6 +73,7 @@ pub(crate) fn health(
         error: judge.error().map(str::to_owned),
         since: clock::now().saturating_sub(judge.since()) / 1_000,
         kind: check.kind.name().to_owned(),
+        unmade: member.unmade.why.clone(),
         passed: returning.then(|| (judge.against(), judge.needed(&rules(check)))),
         slow_start: slow.then_some(weight),
     })
@@ -89,6 +93,12 @@ pub(crate) fn quorum(supervisor: &Supervisor, service: &ServiceEntry) -> Option<
 
 /// What `shunt list` says at the end of a server's line.
 pub(crate) fn health_remark(health: &HealthView) -> Option<String> {
+    let unmade = health.unmade.as_ref().map(|why| format!("cannot be checked: {why}"));
+    let remarks: Vec<String> = state_remark(health).into_iter().chain(unmade).collect();
+    (!remarks.is_empty()).then(|| remarks.join("; "))
+}
+
+fn state_remark(health: &HealthView) -> Option<String> {
     let error = health.error.as_deref();
     match health.state.as_str() {
         "checking" => Some("not checked yet".to_owned()),

@@ -7,7 +7,7 @@
 use super::Policy;
 use super::judge::Verdict;
 use super::kinds::OnFailure;
-use super::members::Members;
+use super::members::{Member, Members};
 use super::quorum::{Count, Quorum};
 use crate::neighbors::{NeighborState, Neighbors};
 use crate::services::{ServerEntry, ServiceEntry, Services};
@@ -127,7 +127,10 @@ impl Scales<'_> {
                 count.all += 1;
                 count.up += usize::from(weight > 0);
                 let found = self.neighbors.state(server.address) != NeighborState::Unresolved;
-                count.settled &= found && verdict != Verdict::Checking;
+                let member = self.members.get(&(service.key, server.address));
+                // What cannot be checked is not waited for.
+                let known = verdict != Verdict::Checking || !member.is_none_or(Member::waits);
+                count.settled &= found && known;
             }
             weights.given[usize::from(index.0)] = Some(Given { weight, state });
         }

@@ -1,4 +1,4 @@
-use super::super::kinds::{CheckKind, HealthCheck};
+use super::super::kinds::{CheckError, CheckKind, HealthCheck};
 use super::super::members::Outcome;
 use super::*;
 use crate::neighbors::{KernelState, Reach};
@@ -76,7 +76,7 @@ impl World {
         let outcome = Outcome {
             member: (key(), rs(host)),
             check: service.policy.check.clone().unwrap(),
-            result: if good { Ok(()) } else { Err("refused".into()) },
+            result: if good { Ok(()) } else { Err(CheckError::Failed("refused".into())) },
             took: Duration::from_millis(1),
         };
         self.members.hear(outcome, self.now);

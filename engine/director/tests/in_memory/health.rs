@@ -4,6 +4,7 @@ use crate::world::{CONFIG, LINK, SERVICE, World, mac, rs};
 use director::clock;
 use director::config::Config;
 use director::health::dr::Dr;
+use director::health::kinds::CheckError;
 use director::health::quorum::Quorum;
 use director::neighbors::{KernelState, Reach};
 use frames::tcp_of;
@@ -65,6 +66,40 @@ fn flows_of_a_failed_server_stay_or_end_as_the_config_says() {
         let new = (10..19).any(|flow| world.connect(0, flow) == Some(2));
         assert!(new, "it is as any other after its return: {keys}");
     }
+}
+
+#[test]
+fn checks_that_cannot_be_made_change_nothing() {
+    let world = World::with(&checked(""));
+    [1, 2].iter().for_each(|&host| world.check(host, true));
+    times(&world, 2, false, 2);
+    for host in [1, 1, 1, 2, 2, 2] {
+        world.hear(host, Err(CheckError::Unable("eth0 is down".to_owned())));
+    }
+    assert_eq!(new_flows(&world, 0), [1]);
+    for (host, state) in [(1, "up"), (2, "down")] {
+        let health = world.server(host).unwrap().health.unwrap();
+        let unmade = health.unmade.as_deref();
+        assert_eq!((health.state.as_str(), unmade), (state, Some("eth0 is down")));
+        let families = crate::metrics::read(&world);
+        let address = format!("172.17.100.{host}");
+        let labels = [("server", address.as_str()), ("result", "unable")];
+        assert_eq!(crate::metrics::value(&families, "shunt_server_checks_total", &labels), 3.0);
+    }
+    // The next one that is made counts.
+    world.check(1, true);
+    assert_eq!(world.server(1).unwrap().health.unwrap().unmade, None);
+}
+
+#[test]
+fn the_sorry_server_takes_over_though_nobody_could_ever_be_checked() {
+    let world = World::with(&checked("sorry_server = \"172.17.100.9\""));
+    world.resolve(9);
+    assert_eq!(new_flows(&world, 0), [0]);
+    for host in [1, 2] {
+        world.hear(host, Err(CheckError::Unable("eth0 is down".to_owned())));
+    }
+    assert_eq!(new_flows(&world, 10), [9]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use dataplane::{DropReason, Handle, Seeds, Worker};
 use director::addresses::OwnAddress;
 use director::config::Config;
+use director::health::kinds::CheckError;
 use director::health::members::Outcome;
 use director::listen::{self, SocketFile};
 use director::neighbors::{KernelState, Reach};
@@ -181,12 +182,17 @@ impl World {
 
     /// A check of a server ends, and the workers hear of it.
     pub fn check(&self, host: u8, good: bool) {
+        let failed = CheckError::Failed("a test says so".to_owned());
+        self.hear(host, if good { Ok(()) } else { Err(failed) });
+    }
+
+    /// A check of a server ends like this, and the workers hear of it.
+    pub fn hear(&self, host: u8, result: Result<(), CheckError>) {
         block_on(async {
             let mut supervisor = self.supervisor.lock().await;
             let service = SERVICE.parse::<ServiceName>().unwrap().0;
             let member = (service, rs(host));
             let check = supervisor.health.members.get(&member).unwrap().check.clone().unwrap();
-            let result = if good { Ok(()) } else { Err("a test says so".to_owned()) };
             let outcome = Outcome { member, check, result, took: Duration::from_millis(2) };
             supervisor.health.members.hear(outcome, clock::now());
             supervisor.weigh_anew().await.unwrap();

@@ -1,5 +1,5 @@
-use super::{IMPATIENCE, PATIENCE, ask_within, target, until};
-use crate::health::kinds::{CheckKind, CommandCheck};
+use super::{IMPATIENCE, PATIENCE, ask_within, judge_within, target, until};
+use crate::health::kinds::{CheckError, CheckKind, CommandCheck};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
@@ -108,7 +108,7 @@ fn handed_down() -> BTreeSet<u32> {
 }
 
 #[tokio::test]
-async fn a_program_that_does_not_exist_or_may_not_run_is_named() {
+async fn a_program_that_does_not_exist_or_may_not_run_is_named_and_says_nothing_of_the_server() {
     let folder = std::env::temp_dir().join(format!("shunt-command-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let plain = folder.join("plain");
@@ -121,8 +121,8 @@ async fn a_program_that_does_not_exist_or_may_not_run_is_named() {
         let program = program.display().to_string();
         let kind = CheckKind::Command(CommandCheck { command: vec![program.clone()] });
         let server = target("127.0.0.1:80".parse().unwrap());
-        let error = ask_within(PATIENCE, kind, &server).await.unwrap_err();
-        assert_eq!(error, format!("run {program}: {cause}"));
+        let error = judge_within(PATIENCE, kind, &server).await.unwrap_err();
+        assert_eq!(error, CheckError::Unable(format!("run {program}: {cause}")));
     }
     fs::remove_dir_all(&folder).unwrap();
 }

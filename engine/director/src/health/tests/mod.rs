@@ -7,7 +7,7 @@ mod https;
 mod tcp;
 mod udp;
 
-use super::kinds::{CheckKind, HealthCheck, OnFailure, Pattern, Target};
+use super::kinds::{CheckError, CheckKind, HealthCheck, OnFailure, Pattern, Target};
 use dataplane::{Protocol, ServiceKey};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -20,10 +20,19 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 fn target(address: SocketAddr) -> Target {
     let vip = IpAddr::from([172, 17, 100, 100]);
     let service = ServiceKey { address: vip, port: 80, protocol: Protocol::Tcp };
-    Target { service, server: address.ip(), port: address.port() }
+    Target { service, server: address.ip(), port: address.port(), source: None }
 }
 
+/// Asks once; the error is what a listing says.
 async fn ask_within(timeout: Duration, kind: CheckKind, target: &Target) -> Result<(), String> {
+    judge_within(timeout, kind, target).await.map_err(|error| error.to_string())
+}
+
+async fn judge_within(
+    timeout: Duration,
+    kind: CheckKind,
+    target: &Target,
+) -> Result<(), CheckError> {
     let check = HealthCheck {
         kind,
         port: None,
@@ -61,10 +70,6 @@ fn a_pattern_looks_at_lines() {
         (r"\AOK", b"status\nOK\n", false),
         ("\u{fc}", "\u{fc}".as_bytes(), true),
         (r"^\xfc$", b"\xfc", true),
-    ] {
-        assert_eq!(matches(pattern, text), expected, "{pattern} {text:?}");
-    }
-}
         (r"(?i)\bok\b", b"NOT-OK.", true),
         (r"(?i)\bok\b", b"book", false),
         ("^$", b"OK\r\n\r\n", true),
@@ -75,6 +80,10 @@ fn a_pattern_looks_at_lines() {
         (r"load [0-9]{1,3}\.\d\d$", b"load 12.34\r\n", true),
         ("a.b", b"a\nb", false),
         ("(?s)a.b", b"a\nb", true),
+    ] {
+        assert_eq!(matches(pattern, text), expected, "{pattern} {text:?}");
+    }
+}
 
 /// Whoever followed so many states at once would take seconds for a body of the greatest length, on
 /// the control thread.

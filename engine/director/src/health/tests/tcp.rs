@@ -1,5 +1,5 @@
-use super::{IMPATIENCE, ask, ask_within, target};
-use crate::health::kinds::CheckKind;
+use super::{IMPATIENCE, PATIENCE, ask, ask_within, judge_within, target};
+use crate::health::kinds::{CheckError, CheckKind, Target};
 use nix::sys::socket::{Backlog, listen as set_backlog};
 use std::net::SocketAddr;
 use tokio::io::AsyncReadExt;
@@ -25,6 +25,24 @@ async fn a_listener_is_well_and_sees_an_ordinary_end() {
 async fn by_ipv6_too() {
     let listener = TcpListener::bind("[::1]:0").await.unwrap();
     assert_eq!(ask(CheckKind::Tcp, listener.local_addr().unwrap()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn it_comes_from_the_address_that_it_is_to_come_from() {
+    let (listener, address) = listen().await;
+    let source = Some([127, 0, 0, 2].into());
+    let target = Target { source, ..target(address) };
+    // Ports in TIME_WAIT are no hindrance.
+    for _ in 0..3 {
+        let (result, accepted) =
+            tokio::join!(ask_within(PATIENCE, CheckKind::Tcp, &target), listener.accept());
+        assert_eq!(result, Ok(()));
+        assert_eq!(Some(accepted.unwrap().1.ip()), source);
+    }
+    let strange = Target { source: Some([192, 0, 2, 1].into()), ..target };
+    let error = judge_within(PATIENCE, CheckKind::Tcp, &strange).await.unwrap_err();
+    let said = format!("connect to {address}: Cannot assign requested address");
+    assert_eq!(error, CheckError::Unable(said), "no fault of the server");
 }
 
 #[tokio::test]
