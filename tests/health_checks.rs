@@ -9,6 +9,7 @@ use lab::{
     Config, Director, Family, HttpServer, NIC, Netns, Plan, TempDir, UdpEcho, VirtualService,
     director_address, get_once, real_server_address, wait_until,
 };
+use nix::sys::signal::Signal;
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -376,6 +377,12 @@ fn commands_that_hang_are_ended_and_the_director_ends_without_waiting() {
     let status = director.stop(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(0), "{}", director.process().output());
     wait_until(PATIENCE, "nothing is left", || !runs(&mark) && !runs(&child)).unwrap();
+    // Nor when it has no time to end them.
+    fs::remove_file(files.path().join("slow")).unwrap();
+    let director = start(&site, &slow);
+    director.process().wait_until(PATIENCE, "the slow one runs again", started).unwrap();
+    director.process().signal(Signal::SIGKILL).unwrap();
+    wait_until(PATIENCE, "nothing is left of it", || !runs(&mark) && !runs(&child)).unwrap();
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::doing::{Doing, cause};
 use super::kinds::{CheckError, CommandCheck, Target};
+use super::orphans::Group;
 use crate::service_name::ServiceName;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -26,7 +26,7 @@ const FLOOD: usize = 1 << 20;
 const FLOOD_WAIT: Duration = Duration::from_millis(1);
 
 /// Runs the program once. It, and all that it has started in its process group, ends when this
-/// future does.
+/// future does, and when the director does.
 pub(super) async fn check(
     target: &Target,
     command: &CommandCheck,
@@ -39,7 +39,7 @@ pub(super) async fn check(
     // A program that is missing, or just being written, says nothing of the server.
     let (mut child, output) =
         start(program, arguments, target).map_err(|error| doing.unable(cause(&error)))?;
-    let _group = child.id().map(|pid| Group(Pid::from_raw(pid as i32)));
+    let _group = child.id().map(Group::new);
     let mut output = Output { pipe: Some(output), tail: Vec::new(), read: 0 };
     let status = loop {
         tokio::select! {
@@ -77,17 +77,6 @@ fn start(program: &str, arguments: &[String], target: &Target) -> io::Result<(Ch
         // Which also has it waited for, so that no zombie stays.
         .kill_on_drop(true);
     Ok((command.spawn()?, output))
-}
-
-/// Ends the program and all that it has left behind in its process group.
-struct Group(Pid);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // If none of it runs any more, that is as well. The number is not another's by then: the
-        // kernel gives numbers out in turn.
-        let _ = killpg(self.0, Signal::SIGKILL);
-    }
 }
 
 /// What the program prints.

@@ -16,6 +16,7 @@ mod http;
 pub mod judge;
 pub mod kinds;
 pub mod members;
+mod orphans;
 pub mod quorum;
 pub mod rhythm;
 pub mod run;
