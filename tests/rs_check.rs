@@ -138,7 +138,11 @@ fn what_is_set_up_wrong_is_found_and_mended_as_it_says() {
     }
 
     rs.ip(&format!("address del {VIP}/32 dev lo")).unwrap();
-    checked.problem("address", "is on no interface", "`shunt rs setup --vip 172.17.100.100`");
+    for (forwards, fate) in [("0", "clients wait in vain"), ("1", "round and round")] {
+        rs.sysctl("net.ipv4.ip_forward", forwards).unwrap();
+        checked.problem("address", fate, "`shunt rs setup --vip 172.17.100.100`");
+    }
+    rs.sysctl("net.ipv4.ip_forward", "0").unwrap();
     checked.mend(SETUP);
 
     another_interface_can_be_named(&checked);

@@ -52,6 +52,8 @@ pub struct Surroundings {
     pub back: Result<Way, String>,
     /// Index of the link by which the director's packets come, as far as can be told.
     pub arrival: Option<u32>,
+    /// Whether packets that come by that link and are for others are forwarded.
+    pub forwards: bool,
     /// Whether the kernel takes a packet from the client to the VIP by that link, or why not;
     /// nothing where it was not asked.
     pub taken: Option<Result<(), String>>,
@@ -87,7 +89,7 @@ pub struct Known {
 pub fn check(known: &Known, of: &Surroundings) -> Vec<Finding> {
     let facts = &known.facts;
     let vip = of.vip.address;
-    let mut findings = address(known, vip);
+    let mut findings = address(known, of);
     if vip.is_ipv4() {
         findings.extend(arp(known, vip));
         findings.extend(unnumbered(facts, of));
@@ -123,19 +125,24 @@ fn setup_on(vip: IpAddr, interface: &str) -> String {
     }
 }
 
-fn address(known: &Known, vip: IpAddr) -> Vec<Finding> {
+fn address(known: &Known, of: &Surroundings) -> Vec<Finding> {
+    let vip = of.vip.address;
     let subject = vip.to_string();
     let places: Vec<(&LinkFacts, &Held)> = known.facts.places(vip).collect();
     let mut findings: Vec<Finding> =
         places.iter().map(|(link, held)| place(&subject, link, held)).collect();
     let problem = |sentence: String| Finding::problem(Area::Address, &subject, sentence);
     match (places.first(), &known.interface) {
-        (None, _) => findings.push(
-            problem(format!(
-                "{vip} is on no interface, so packets for it are dropped: clients wait in vain"
-            ))
-            .mended_by(setup(known, vip)),
-        ),
+        (None, _) => {
+            let fate = match of.forwards {
+                true => {
+                    "and this machine forwards: packets for it go back to the director, and round and round until their TTL is used up"
+                }
+                false => "so packets for it are dropped: clients wait in vain",
+            };
+            let sentence = format!("{vip} is on no interface, {fate}");
+            findings.push(problem(sentence).mended_by(setup(known, vip)));
+        }
         (Some((link, held)), Some(wanted)) if places.iter().all(|(at, _)| at.name != *wanted) => {
             let (name, prefix) = (&link.name, held.prefix);
             findings.push(problem(format!("{vip} is on {name}, and not on {wanted}")).mended_by(

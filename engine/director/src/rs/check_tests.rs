@@ -57,6 +57,7 @@ impl Server {
             client: None,
             back: Ok(Way { link: ETH0, gateway: Some(ip(gateway)), mtu: None }),
             arrival: Some(ETH0),
+            forwards: false,
             taken: Some(Ok(())),
             owners: Ok(BTreeMap::from([(ETH0, BTreeSet::from([DIRECTOR]))])),
             left_out: 0,
@@ -139,6 +140,11 @@ fn the_address() {
     let area = Area::Address;
     let gone = one(|known, _| link(known, "lo").addresses.clear());
     problem(gone, area, "is on no interface", "`shunt rs setup --vip 172.17.100.100`");
+    let loops = one(|known, of| {
+        link(known, "lo").addresses.clear();
+        of.forwards = true;
+    });
+    problem(loops, area, "forwards: packets for it go back to the director", "`shunt rs setup");
     let wide = one(|known, _| vip_held(known).prefix = 24);
     problem(wide, area, "a prefix of /24", "`ip address del 172.17.100.100/24 dev lo`");
     let down = one(|known, _| link(known, "lo").up = false);
@@ -277,6 +283,7 @@ fn a_look_that_failed_is_no_ok() {
     let gateway = "whether 172.17.100.253, the way back to clients, is the director cannot be";
     problem(wrong[1].clone(), Area::WayBack, gateway, remedy);
     let gateway_alone = one(|_, of| of.gateway_macs = Err("Too many open files".into()));
+    assert_eq!(gateway_alone.remedy, None);
     problem(gateway_alone, Area::WayBack, "cannot be told: Too many open files", "");
     let unread = one(|known, _| known.listeners = Err("sock_diag(7): no".into()));
     problem(unread, Area::Listener, "who listens cannot be told: sock_diag(7): no", "`ss -lnt ");

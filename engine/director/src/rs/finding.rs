@@ -1,6 +1,7 @@
 //! What `shunt rs check` says.
 
 use crate::doctor::{self, State};
+use nix::errno::Errno;
 use serde::Serialize;
 use std::fmt;
 
@@ -47,9 +48,13 @@ pub fn unseen(area: Area, subject: &str, what: &str, why: &str) -> Finding {
     Finding::problem(area, subject, format!("{what} cannot be told: {why}"))
 }
 
-/// A look at the wire that failed, for which the right to it is what is mostly missing.
+/// A look at the wire that failed, for which mostly the right is missing.
 pub fn unasked(area: Area, subject: &str, what: &str, why: &str) -> Finding {
-    unseen(area, subject, what, why).mended_by("repeat as root (CAP_NET_RAW)")
+    let finding = unseen(area, subject, what, why);
+    if why == Errno::EPERM.desc() {
+        return finding.mended_by("repeat as root (CAP_NET_RAW)");
+    }
+    finding
 }
 
 /// A finding as one line.

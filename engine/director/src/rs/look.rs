@@ -4,7 +4,7 @@ use crate::addresses::holds;
 use crate::layer2::who_has::who_has;
 use crate::netlink_read::collect;
 use crate::rs::check::{HEADERS_V4, HEADERS_V6, Known, Listener, Surroundings, Way};
-use crate::rs::facts::{Facts, LinkFacts};
+use crate::rs::facts::{Facts, LinkFacts, conf_folder};
 use crate::rs::read;
 use crate::rs_cli::{Listens, RsCheckArgs, VipTarget};
 use futures_util::StreamExt;
@@ -29,6 +29,7 @@ use rtnetlink::sys::{SocketAddr as KernelAddress, protocols::NETLINK_SOCK_DIAG};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -94,7 +95,19 @@ async fn look_around(
         Some(link) if present => Some(takes(handle, to, vip.address, link).await),
         _ => None,
     };
-    Surroundings { vip, client, back, arrival, taken, owners, left_out, gateway_macs }
+    let forwards = arrival.and_then(|link| facts.link_at(link)).is_some_and(|link| {
+        let path = forwarding_path(&link.name, vip.address.is_ipv4());
+        std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
+    });
+    Surroundings { vip, client, back, arrival, forwards, taken, owners, left_out, gateway_macs }
+}
+
+/// Where it is said whether packets that come by an interface are forwarded. For IPv6 what is set
+/// for all decides (Linux, net/ipv6/ip6_output.c, ip6_forward).
+fn forwarding_path(interface: &str, v4: bool) -> PathBuf {
+    let folder =
+        if v4 { conf_folder(interface) } else { PathBuf::from("/proc/sys/net/ipv6/conf/all") };
+    folder.join("forwarding")
 }
 
 /// The links on which somebody may have the VIP: those of its family, and that of the way back. The
@@ -128,6 +141,9 @@ async fn owners(
     links: &[&LinkFacts],
     vip: IpAddr,
 ) -> Result<BTreeMap<u32, BTreeSet<[u8; 6]>>, String> {
+    if links.is_empty() {
+        return Err("no interface that answers ARP is up and has an address".to_owned());
+    }
     let asked = links.iter().take(LINKS_MAX);
     let asked = asked.map(|link| async move { (link.index, answering(link, vip).await) });
     let mut owners = BTreeMap::new();
