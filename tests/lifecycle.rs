@@ -81,6 +81,26 @@ fn a_director_whose_interface_is_removed_ends_with_the_reason() {
     load.finish();
 }
 
+/// Its queues are for the former address: the kernel would reset whatever comes for the new one.
+#[test]
+fn a_director_whose_interface_gets_another_mac_address_ends_and_can_be_started_again() {
+    let (director, site, config) = start(Plan::new("own-mac"));
+    let host = &site.topology.director;
+    host.ip(&format!("link set {NIC} address 02:00:00:00:00:77")).unwrap();
+    let status = director.process().wait(PATIENCE).unwrap();
+    let output = director.process().output();
+    assert_eq!(status.code(), Some(1), "{output}");
+    let last = output.lines().last().unwrap_or_default();
+    let expected = "shunt: interface \"eth0\" has the MAC address 02:00:00:00:00:77 now, it had ";
+    assert!(last.starts_with(expected), "{output}");
+    assert!(!has_xdp_program(&site) && !director.socket().exists());
+    drop(director);
+    let director = site.start(&config);
+    wait_until_ready(&director, &config);
+    let answer = get_once(&site.topology.client, http(Family::V4), "/").unwrap();
+    assert_eq!(answer.status, 200, "{}", director.process().output());
+}
+
 #[test]
 fn twenty_reloads_under_load_break_no_established_flow() {
     let (director, mut site, two) = start(Plan::new("reload"));

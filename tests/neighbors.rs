@@ -2,17 +2,25 @@
 
 mod common;
 
+use common::in_process::supervise;
 use common::load::Load;
 use common::metrics::Metrics;
 use common::{PATIENCE, Site, http, http_rr, list, service, wait_for_list};
 use director::layer2::frames::{gratuitous_arp, solicitation, unsolicited_advertisement};
+use director::netlink;
+use director::seats::ServedInterface;
+use director::tasks::{Duty, keep};
 use director::views::{ServerView, ServiceView};
 use lab::{
     Capture, Config, Director, Family, HttpClient, NIC, Plan, Wire, get_once, mac_text, vip,
 };
+use nix::net::if_::if_nametoindex;
+use plugin_host::Limits;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 
 /// How soon it is noticed that a real server does not answer any more.
 const NOTICED: Duration = Duration::from_secs(5);
@@ -226,10 +234,60 @@ fn a_second_machine_with_the_address_takes_no_flows() {
     let said = director.process().output();
     assert_eq!(said.matches("claims the address").count(), 2, "once for each: {said}");
     let services = list(&director).unwrap();
+    let metrics = Metrics::fetch(&site.topology.director);
     for family in BOTH {
-        let mac = server(&services, 2, family).mac.clone();
-        assert_eq!(mac, Some(mac_text(lab::real_server_mac(2))));
+        let server = server(&services, 2, family);
+        assert_eq!(server.mac, Some(mac_text(lab::real_server_mac(2))));
+        assert_eq!(server.claimed_by, [mac_text(lab::real_server_mac(3))]);
+        let labels = [("server", &*server.address.to_string())];
+        assert!(metrics.sum("shunt_server_address_claims", &labels) > 0.5);
     }
+    let listed = director.shunt("list").unwrap();
+    assert_eq!(listed.matches("[address claimed by ").count(), 2, "{listed}");
+}
+
+/// A mistake in shunt must not leave the neighbors unwatched.
+#[test]
+fn a_watch_that_panics_is_begun_again() {
+    let site = Site::build(Plan::new("panic"), &[Family::V4]);
+    let config = Config::of(vec![http_rr(2)]);
+    let supervisor = site.topology.director.run(|| {
+        let link = if_nametoindex(NIC).unwrap();
+        let interface = ServedInterface::new(NIC.to_owned(), link, lab::director_mac(), None);
+        let supervisor =
+            Arc::new(Mutex::new(supervise(&config, interface, vec![], Limits::default())));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            supervisor.lock().await.begin().await.unwrap();
+            let mut begun = false;
+            keep(&supervisor, Duty::Neighbors, move |supervisor| {
+                let again = std::mem::replace(&mut begun, true);
+                async move {
+                    // What it holds at that moment is free for the others.
+                    let held = supervisor.clone().lock_owned().await;
+                    assert!(again, "a test has this panic");
+                    drop(held);
+                    netlink::watch(supervisor).await
+                }
+            });
+            let known = async {
+                while !supervisor.lock().await.neighbors.settled() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, known).await.unwrap();
+        });
+        supervisor
+    });
+    let supervisor = supervisor.unwrap();
+    let supervisor = supervisor.blocking_lock();
+    for number in [1, 2] {
+        let mac = supervisor.neighbors.mac(lab::real_server_address(number, Family::V4));
+        assert_eq!(mac, Some(lab::real_server_mac(number)));
+    }
+    let metrics = director::exposition::render(&supervisor);
+    assert!(metrics.contains("shunt_task_restarts_total{task=\"neighbors\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("shunt_task_restarts_total{task=\"vips\"} 0\n"), "{metrics}");
 }
 
 /// AF_XDP traffic confirms no neighbor, so its entry goes stale under full load, again and again.

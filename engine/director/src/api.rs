@@ -10,8 +10,8 @@ use crate::exposition;
 use crate::plugin_api;
 use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName, check_params};
-use crate::service_name::{ServiceName, parse_server, protocol_name};
-use crate::services::{Removal, ServicesError};
+use crate::service_name::{ServiceName, parse_mac, parse_server, protocol_name};
+use crate::services::{Removal, Services, ServicesError};
 use crate::supervisor::{ChangeError, Supervisor};
 use crate::views::{self, ErrorView, FlowView};
 use axum::Router;
@@ -50,6 +50,7 @@ struct SchedulerBody {
 struct NewServerBody {
     address: String,
     weight: Option<i64>,
+    mac: Option<String>,
 }
 
 /// A body that changes a real server.
@@ -88,6 +89,7 @@ impl From<ChangeError> for Refused {
                 | ServicesError::ServerRemoved { .. }
                 | ServicesError::SorryServer { .. }
                 | ServicesError::SorryServes { .. }
+                | ServicesError::OtherMac { .. }
                 | ServicesError::Full { .. } => StatusCode::CONFLICT,
             },
             ChangeError::Plugins(error) => plugin_api::status(error),
@@ -239,8 +241,13 @@ async fn add_server(
     let body: NewServerBody = read(&body, "{\"address\": \"172.17.100.1\", \"weight\": 1}")?;
     let address = read_server(name, &body.address)?;
     let weight = body.weight.map(read_weight).transpose()?;
+    let mac = body.mac.map(|mac| parse_mac(&mac)).transpose().map_err(Refused::bad)?;
     to_its_end(supervisor, |mut supervisor| async move {
-        supervisor.change(|services| services.add_server(&name.0, address, weight)).await?;
+        let add = |services: &mut Services| {
+            services.add_server(&name.0, address, weight)?;
+            mac.map_or(Ok(()), |mac| services.give_mac(address, mac))
+        };
+        supervisor.change(add).await?;
         Ok(StatusCode::CREATED)
     })
     .await

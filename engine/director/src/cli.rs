@@ -5,10 +5,11 @@ use crate::client::{Api, ClientError};
 use crate::config::API_SOCKET_DEFAULT;
 use crate::demo::DemoArgs;
 use crate::doctor_cli::DoctorArgs;
+use crate::mac::Mac;
 use crate::plugin_cli::PluginCommand;
 use crate::rs_cli::RsCommand;
 use crate::scheduler_name::{SchedulerName, check_param};
-use crate::service_name::{ServiceName, parse_server};
+use crate::service_name::{ServiceName, parse_mac, parse_server};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -174,6 +175,9 @@ pub enum ServerCommand {
         /// Its weight; left out: 1, or what it was before
         #[arg(long, value_name = "N")]
         weight: Option<u16>,
+        /// Its MAC address, which is then never asked for; left out: found out, or what it was before
+        #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+        mac: Option<Mac>,
     },
     /// Change its weight
     Set {
@@ -231,6 +235,7 @@ mod tests {
             ("shunt server set tcp:10.0.0.1:80 10.0.0.2 --weight 65536", "65536"),
             ("shunt server set 10.0.0.1:80 10.0.0.2 --weight 1", "is no protocol"),
             ("shunt server set tcp:10.0.0.1:80 rs2 --weight 1", "no address of a real server"),
+            ("shunt server add tcp:10.0.0.1:80 10.0.0.2 --mac 02:00", "is no MAC address"),
             ("shunt list --stats --flows", "cannot be used with"),
             ("shunt service set tcp:10.0.0.1:80", "--scheduler <NAME[@VERSION]>"),
             ("shunt service set tcp:10.0.0.1:80 --scheduler My", "\"My\" is no name of a plugin"),

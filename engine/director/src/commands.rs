@@ -4,6 +4,7 @@ use crate::cli::{ApiArgs, Cli, ListArgs, ServerArgs, ServerCommand};
 use crate::client::{Api, ClientError, ask, ask_lines, path_part};
 use crate::config::Config;
 use crate::listing;
+use crate::mac::mac_text;
 use crate::plugin_commands::{self, UploadError};
 use crate::plugins;
 use crate::views::FlowView;
@@ -97,8 +98,12 @@ pub async fn server(command: &ServerCommand) -> Result<(), CommandError> {
     let all = format!("/v1/services/{}/servers", path_part(&service.to_string()));
     let this = format!("{all}/{}", path_part(&address.to_string()));
     let (method, path, body) = match command {
-        ServerCommand::Add { weight, .. } => {
-            (Method::POST, all, json!({ "address": address, "weight": weight }).to_string())
+        ServerCommand::Add { weight, mac, .. } => {
+            let mut body = json!({ "address": address, "weight": weight });
+            if let Some(mac) = mac {
+                body["mac"] = mac_text(*mac).into();
+            }
+            (Method::POST, all, body.to_string())
         }
         ServerCommand::Set { weight, .. } => {
             (Method::PATCH, this, json!({ "weight": weight }).to_string())

@@ -9,6 +9,7 @@ use crate::config_check;
 use crate::config_health::WrittenHealthCheck;
 use crate::config_plugins::{PluginsConfig, WrittenPlugins};
 use crate::health::Policy;
+use crate::mac::Mac;
 use crate::scheduler_name::{Params, SchedulerName};
 use dataplane::{Capacity, ServiceKey, Settings};
 use serde::{Deserialize, Serialize};
@@ -115,7 +116,7 @@ pub struct ServerConfig {
     /// Its weight; 0 drains.
     pub weight: u16,
     /// Its MAC address, if it is not to be asked for.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
 }
 
 /// One virtual service.
@@ -131,6 +132,12 @@ pub struct ServiceConfig {
     pub policy: Policy,
     /// Its real servers.
     pub servers: Vec<ServerConfig>,
+}
+
+/// The MAC addresses that virtual services give to their real servers.
+pub fn macs(services: &[ServiceConfig]) -> BTreeMap<IpAddr, Mac> {
+    let servers = services.iter().flat_map(|service| &service.servers);
+    servers.filter_map(|server| Some((server.address, server.mac?))).collect()
 }
 
 /// A config file that was found to make sense.
@@ -220,10 +227,10 @@ impl Config {
             .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
     }
 
-    /// The MAC addresses that it gives to real servers.
-    pub fn macs(&self) -> BTreeMap<IpAddr, [u8; 6]> {
-        let servers = self.services.iter().flat_map(|service| &service.servers);
-        servers.filter_map(|server| Some((server.address, server.mac?))).collect()
+    /// The MAC address that it gives to a real server.
+    pub fn mac(&self, address: IpAddr) -> Option<Mac> {
+        let mut servers = self.services.iter().flat_map(|service| &service.servers);
+        servers.find_map(|server| server.mac.filter(|_| server.address == address))
     }
 
     /// Reads the text of a config file, or says everything that is wrong with it.

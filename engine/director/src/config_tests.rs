@@ -1,4 +1,4 @@
-use crate::config::{BusyPollConfig, Config, DuplicateVip, Mode, Poll, Problem, Queues};
+use crate::config::{BusyPollConfig, Config, DuplicateVip, Mode, Poll, Problem, Queues, macs};
 use crate::scheduler_name::stock_only;
 use dataplane::{Protocol, Timeouts, UnknownFlow};
 use std::path::{Path, PathBuf};
@@ -130,7 +130,10 @@ mac = "02-00-5E-10-00-0a"
     assert_eq!(service.scheduler.to_string(), "lc");
     assert_eq!(service.servers[0].weight, 65_535);
     assert_eq!(service.servers[0].mac, Some([2, 0, 0x5e, 0x10, 0, 0x0a]));
-    assert_eq!(config.macs(), [(service.servers[0].address, [2, 0, 0x5e, 0x10, 0, 0x0a])].into());
+    assert_eq!(
+        macs(&config.services),
+        [(service.servers[0].address, [2, 0, 0x5e, 0x10, 0, 0x0a])].into()
+    );
     assert_eq!(
         parse(&SMALL.replacen('\n', "\nmetrics = { listen = \"off\" }\n", 1))
             .unwrap()
@@ -248,7 +251,7 @@ fn a_real_server_of_several_services_has_one_mac_address() {
     };
     for same in ["", "mac = \"02:00:00:00:00:01\""] {
         let config = parse(&again(same)).unwrap();
-        assert_eq!(config.macs(), [([172, 17, 100, 1].into(), [2, 0, 0, 0, 0, 1])].into());
+        assert_eq!(macs(&config.services), [([172, 17, 100, 1].into(), [2, 0, 0, 0, 0, 1])].into());
     }
     let problems = parse(&again("mac = \"02:00:00:00:00:02\"")).unwrap_err();
     let [problem] = &problems[..] else { panic!("{problems:?}") };

@@ -125,7 +125,6 @@ fn write_interface(text: &mut String, interface: &InterfaceConfig) -> fmt::Resul
 fn write_services(text: &mut String, config: &Config, services: &Services) -> fmt::Result {
     let mut entries: Vec<_> = services.services().map(|(_, entry)| entry).collect();
     entries.sort_by_key(|entry| entry.key);
-    let macs = config.macs();
     for entry in entries.into_iter().filter(|entry| !entry.removed) {
         let address = SocketAddr::new(entry.key.address, entry.key.port);
         writeln!(text, "\n[[virtual_service]]{}", comment(service_mark(config, entry)))?;
@@ -146,10 +145,10 @@ fn write_services(text: &mut String, config: &Config, services: &Services) -> fm
             write_health_check(text, check)?;
         }
         for server in servers {
-            let mark = comment(server_mark(config, entry, server));
+            let mark = comment(server_mark(config, services, entry, server));
             writeln!(text, "[[virtual_service.real_server]]{mark}")?;
             writeln!(text, "address = \"{}\"\nweight = {}", server.address, server.weight)?;
-            if let Some(mac) = macs.get(&server.address) {
+            if let Some(mac) = services.macs().get(&server.address) {
                 writeln!(text, "mac = \"{}\"", mac_text(*mac))?;
             }
         }

@@ -3,6 +3,7 @@
 //! A recorder lives for one scrape: the counters behind it are the workers' own, which it takes
 //! over as absolute values, so nothing can go stale and a server that is gone leaves no series.
 
+use crate::clock;
 use crate::durations::Durations;
 use crate::health::judge::Verdict;
 use crate::health::members::Member;
@@ -15,6 +16,7 @@ use crate::schedulers::PluginReport;
 use crate::service_name::ServiceName;
 use crate::services::ServiceEntry;
 use crate::supervisor::Supervisor;
+use crate::tasks::Duty;
 use crate::views::{self, ClaimView, VipView};
 use crate::vips::Held;
 use dataplane::{DropReason, Failure, ServerCounts, ServerState, WorkerCounts};
@@ -98,6 +100,9 @@ fn director(sheet: &Sheet, supervisor: &Supervisor) {
     let (ok, failed) = supervisor.reloads;
     sheet.count("shunt_config_reloads_total", &["ok"], ok);
     sheet.count("shunt_config_reloads_total", &["failed"], failed);
+    for duty in Duty::ALL {
+        sheet.count("shunt_task_restarts_total", &[duty.name()], supervisor.restarts.of(duty));
+    }
 }
 
 fn services(sheet: &Sheet, supervisor: &Supervisor) {
@@ -148,7 +153,10 @@ fn services(sheet: &Sheet, supervisor: &Supervisor) {
 fn neighbors(sheet: &Sheet, supervisor: &Supervisor) {
     for address in supervisor.neighbors.addresses() {
         let changes = supervisor.neighbors.mac_changes(address);
-        sheet.count("shunt_server_mac_changes_total", &[&address.to_string()], changes);
+        let claims = supervisor.neighbors.claims(address, clock::now()).count();
+        let address = address.to_string();
+        sheet.count("shunt_server_mac_changes_total", &[&address], changes);
+        sheet.gauge("shunt_server_address_claims", &[&address], claims as f64);
     }
 }
 

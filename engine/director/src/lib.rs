@@ -19,6 +19,7 @@
 //! A library so that tests can run the very functions that the program runs.
 
 pub mod addresses;
+pub mod apart;
 pub mod api;
 pub mod api_access;
 pub mod api_address;
@@ -77,9 +78,11 @@ pub mod seats;
 pub mod secret_files;
 pub mod service_name;
 pub mod services;
+mod services_error;
 pub mod signatures;
 pub mod supervisor;
 pub mod tables;
+pub mod tasks;
 pub mod views;
 pub mod vip_care;
 pub mod vips;

@@ -62,6 +62,11 @@ impl Links {
         self.links.get(&index).map(|link| link.carrier)
     }
 
+    /// The MAC address of a link.
+    pub fn mac(&self, index: u32) -> Option<[u8; 6]> {
+        self.links.get(&index)?.mac
+    }
+
     /// The MAC addresses of all links. That of the loopback, which has none, is not among them.
     pub fn macs(&self) -> impl Iterator<Item = [u8; 6]> {
         self.links.values().filter_map(|link| link.mac).filter(|mac| *mac != [0; 6])
@@ -70,6 +75,21 @@ impl Links {
     /// Takes an address in.
     pub fn add_address(&mut self, index: u32, address: IpAddr) {
         self.addresses.insert((index, address));
+    }
+
+    /// The links that have an address.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = u32> {
+        let holders = self.addresses.iter().filter(move |(_, own)| *own == address);
+        holders.map(|&(link, _)| link)
+    }
+
+    /// Which served interface a link is, or is a VLAN device on top of, and the VLAN tags there; none
+    /// if it has more tags than there can be.
+    pub fn place(&self, served: &[u32], link: u32) -> Option<(usize, [u16; TAGS_MAX])> {
+        let (interface, tags) = self.below(served, link)?;
+        let mut vlans = [0; TAGS_MAX];
+        vlans.get_mut(..tags.len())?.copy_from_slice(&tags);
+        Some((interface, vlans))
     }
 
     /// The position, among the served ones, of the interface that a link is, or is a VLAN device on
@@ -105,16 +125,12 @@ impl Links {
             }
             Route::Out { link, gateway: None, source } => (*link, *source),
         };
-        match self.below(served, link) {
-            Some((interface, tags)) if tags.len() <= TAGS_MAX => {
-                let mut vlans = [0; TAGS_MAX];
-                vlans[..tags.len()].copy_from_slice(&tags);
-                Reach::OnLink { interface, link, vlans, source }
-            }
-            Some(_) => {
+        match (self.place(served, link), self.served_by(served, link)) {
+            (Some((interface, vlans)), _) => Reach::OnLink { interface, link, vlans, source },
+            (None, Some(_)) => {
                 impossible(format!("{} adds more than {TAGS_MAX} VLAN tags", self.name(link)))
             }
-            None => impossible(format!(
+            (None, None) => impossible(format!(
                 "it is reached by {}, which is neither a served interface nor a VLAN of one; packets leave by the interface that they came in by",
                 self.name(link)
             )),

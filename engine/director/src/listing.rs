@@ -143,6 +143,9 @@ fn server_remarks(server: &ServerView) -> Vec<String> {
         remarks.push(format!("neighbor {}", server.neighbor));
     }
     remarks.extend(server.problem.clone());
+    if !server.claimed_by.is_empty() {
+        remarks.push(format!("address claimed by {}, too", server.claimed_by.join(", ")));
+    }
     if server.sorry {
         remarks.push("sorry server".to_owned());
     }
@@ -181,6 +184,7 @@ mod tests {
             state: "serving".into(),
             neighbor: "reachable".into(),
             mac: None,
+            claimed_by: vec![],
             problem: None,
             run_time: None,
             sorry: false,
@@ -240,6 +244,7 @@ TCP  172.17.100.100:80 rr
         view.services[0].run_time = Some("scheduler set at run time; the config has wrr".into());
         view.services[0].servers[0].state = "removed".into();
         view.services[0].servers[1].neighbor = "failed".into();
+        view.services[0].servers[1].claimed_by = vec!["02:00:00:00:00:09".into()];
         let text = list(&view);
         let lines: Vec<&str> = text.lines().collect();
         assert!(
@@ -247,7 +252,8 @@ TCP  172.17.100.100:80 rr
             "{text}"
         );
         assert!(lines[4].ends_with("1           [removed]"), "{text}");
-        assert!(lines[5].ends_with("1           [neighbor failed]"), "{text}");
+        let failed = "1           [neighbor failed; address claimed by 02:00:00:00:00:09, too]";
+        assert!(lines[5].ends_with(failed), "{text}");
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub const METRICS: &[Metric] = &[
     gauge("shunt_build_info", Unit::Count, &["version"], "Always 1. The version of shunt."),
     gauge("shunt_start_time_seconds", Unit::Seconds, &[], "When the director started, in seconds since 1970-01-01 UTC."),
     counter("shunt_config_reloads_total", Unit::Count, &["result"], "Reloads of the config file: ok, or failed and then without effect."),
+    counter("shunt_task_restarts_total", Unit::Count, &["task"], "Times that one of the director's own tasks failed, by a mistake in shunt, and was started again: neighbors, health, vips, housekeeping."),
 
     counter("shunt_service_connections_total", Unit::Count, SERVICE, "Flows created for a virtual service."),
     counter("shunt_service_packets_total", Unit::Count, SERVICE, "Packets forwarded for a virtual service."),
@@ -93,6 +94,7 @@ pub const METRICS: &[Metric] = &[
     gauge("shunt_server_check_duration_seconds", Unit::Seconds, SERVER, "How long the last health check of a real server took."),
     gauge("shunt_server_state", Unit::Count, &["service", "server", "state"], "1 for the state that a real server is in: serving, removed (its flows may end), expired (its flows are ended)."),
     counter("shunt_server_mac_changes_total", Unit::Count, &["server"], "Times that a real server's MAC address changed to another one, where its flows then went."),
+    gauge("shunt_server_address_claims", Unit::Count, &["server"], "Other machines that said within ten minutes that they have a real server's address, and did not get its flows."),
     gauge("shunt_server_neighbor_state", Unit::Count, &["service", "server", "state"], "1 for the state of a real server's neighbor entry: reachable, stale (both forward), unresolved, failed (no new flows), impossible (not on the link)."),
 
     counter("shunt_worker_packets_received_total", Unit::Count, WORKER, "Packets that a worker received."),

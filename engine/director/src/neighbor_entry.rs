@@ -219,7 +219,16 @@ impl Entry {
         self.kernel = KernelState::Incomplete;
         self.kernel_mac = None;
         self.confirmed = false;
+        self.unanswered = 0;
         self.ask_at = self.ask_at.min(now);
+    }
+
+    /// All that the kernel has was read, and this was not there.
+    pub fn missing(&mut self, now: Millis) {
+        // Else it is no news.
+        if self.kernel != KernelState::Incomplete {
+            self.deleted(now);
+        }
     }
 
     /// The link is up again.
@@ -245,6 +254,10 @@ impl Entry {
             return Vec::new();
         }
         let Some(mac) = self.mac.filter(|_| self.can_be_probed()) else {
+            if std::mem::replace(&mut self.unanswered, 1) > 0 && !self.failed {
+                // Not a word about it, not even that there is no answer: its table may be full.
+                self.fail(now, events);
+            }
             self.retry = (self.retry * 2).clamp(RETRY_FIRST, RETRY_LAST);
             self.ask_at = now + PATIENCE;
             // An entry that is valid, and of no use, goes only if it is probed in vain.
@@ -305,7 +318,6 @@ impl Entry {
         }
         self.answers(events);
         self.confirmed = true;
-        self.unanswered = 0;
         self.retry = 0;
         if self.rival.is_none() {
             self.ask_at = now + REFRESH;
@@ -314,6 +326,7 @@ impl Entry {
 
     fn answers(&mut self, events: &mut Events) {
         self.problem = None;
+        self.unanswered = 0;
         if std::mem::take(&mut self.failed) {
             events.say(What::Answers);
         }

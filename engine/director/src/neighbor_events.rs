@@ -97,8 +97,34 @@ pub(crate) fn own_mac(mac: Mac) -> String {
     )
 }
 
+/// Something that goes on, or did lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Saying {
+    what: What,
+    /// When it was said.
+    said: Millis,
+    /// When it was last so.
+    last: Millis,
+}
+
+impl Saying {
+    fn is_of_late(&self, now: Millis) -> bool {
+        now < self.last + SAID_AGAIN
+    }
+}
+
 /// What was said lately of one address.
-pub(crate) type Said = Vec<(What, Millis)>;
+pub(crate) type Said = Vec<Saying>;
+
+/// The MAC addresses of other machines that claimed an address lately.
+pub(crate) fn claims(said: &Said, now: Millis) -> impl Iterator<Item = Mac> {
+    let of_late = said.iter().filter(move |saying| saying.is_of_late(now));
+    of_late.filter_map(|saying| match saying.what {
+        What::TwoMachines { other, .. } => Some(other),
+        What::Differs { claimed } => Some(claimed),
+        _ => None,
+    })
+}
 
 /// Where one address says what happened to it.
 pub(crate) struct Events<'a> {
@@ -114,11 +140,19 @@ impl Events<'_> {
 
     /// For what may happen many times a second.
     pub fn say_now_and_then(&mut self, what: What, now: Millis) {
-        self.said.retain(|(_, at)| now < at + SAID_AGAIN);
-        if self.said.iter().any(|(said, _)| *said == what) || self.said.len() >= REMEMBERED {
-            return;
+        self.said.retain(|saying| saying.is_of_late(now));
+        let full = self.said.len() >= REMEMBERED;
+        match self.said.iter_mut().find(|saying| saying.what == what) {
+            Some(saying) => {
+                saying.last = now;
+                if now < saying.said + SAID_AGAIN {
+                    return;
+                }
+                saying.said = now;
+            }
+            None if full => return,
+            None => self.said.push(Saying { what, said: now, last: now }),
         }
-        self.said.push((what, now));
         self.say(what);
     }
 }
@@ -142,6 +176,10 @@ mod tests {
         assert_eq!(say(&mut said, claim(1), SAID_AGAIN - 1), 0);
         assert_eq!(say(&mut said, claim(2), SAID_AGAIN - 1), 1, "of another one");
         assert_eq!(say(&mut said, claim(1), SAID_AGAIN), 1);
+        let claimed = |now| claims(&said, now).map(|mac| mac[5]).collect::<Vec<u8>>();
+        assert_eq!(claimed(SAID_AGAIN), [1, 2]);
+        assert_eq!(claimed(2 * SAID_AGAIN - 1), [1], "the last to be heard");
+        assert_eq!(claimed(2 * SAID_AGAIN), [0; 0]);
         let more = (10..255).map(|last| say(&mut said, claim(last), SAID_AGAIN)).sum::<usize>();
         assert_eq!(more, REMEMBERED - 2, "made-up ones flood neither log nor memory");
     }

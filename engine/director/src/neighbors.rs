@@ -16,7 +16,7 @@
 
 use crate::mac::Mac;
 use crate::neighbor_entry::Entry;
-use crate::neighbor_events::{Events, NeighborEvent, Said};
+use crate::neighbor_events::{self, Events, NeighborEvent, Said};
 use dataplane::{Millis, Neighbor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -277,7 +277,7 @@ impl Neighbors {
     /// The dump is complete: what it did not contain is not in the kernel's table.
     pub fn end_dump(&mut self, now: Millis) {
         for entry in self.entries.values_mut().filter(|entry| !entry.seen_in_dump) {
-            entry.deleted(now);
+            entry.missing(now);
         }
     }
 
@@ -344,6 +344,13 @@ impl Neighbors {
     /// How often the MAC address of a real server changed from one to another.
     pub fn mac_changes(&self, address: IpAddr) -> u64 {
         self.entries.get(&address).map_or(0, |entry| entry.changes)
+    }
+
+    /// The MAC addresses of other machines that said of late that they have this address.
+    pub fn claims(&self, address: IpAddr, now: Millis) -> impl Iterator<Item = Mac> {
+        let claims = self.said.get(&address).map(|said| neighbor_events::claims(said, now));
+        let its = self.mac(address);
+        claims.into_iter().flatten().filter(move |&mac| Some(mac) != its)
     }
 
     /// Why an address gets no flows although it may answer, if so.

@@ -191,6 +191,8 @@ fn two_machines_with_one_address_do_not_take_it_in_turns() {
     }
     assert_eq!(said(&mut neighbors), [What::TwoMachines { at: OLD, other: NEW }], "once");
     assert_eq!(neighbors.mac_changes(rs()), 0);
+    let claims = |neighbors: &Neighbors, now| neighbors.claims(rs(), now).collect::<Vec<_>>();
+    assert_eq!(claims(&neighbors, 200_000), [NEW]);
     // The kernel may follow the other one: it is told.
     assert!(!neighbors.learned(LINK, rs(), KernelState::Unconfirmed, Some(NEW), 300_000));
     assert_eq!(kinds(&mut neighbors, 300_000), [AskKind::Tell(OLD), AskKind::Probe]);
@@ -199,6 +201,7 @@ fn two_machines_with_one_address_do_not_take_it_in_turns() {
     assert!(neighbors.learned(LINK, rs(), KernelState::Failed, None, 304_000));
     assert!(neighbors.heard(LINK, rs(), NEW, 304_500));
     assert_eq!(mac(&neighbors), NEW);
+    assert_eq!(claims(&neighbors, 304_500), [] as [Mac; 0], "it is the real server now");
 }
 
 #[test]
@@ -338,6 +341,24 @@ fn an_entry_that_the_kernel_dropped_is_asked_for_and_keeps_forwarding() {
     assert_eq!(kinds(&mut neighbors, 10), [AskKind::Resolve]);
     assert!(neighbors.learned(LINK, rs(), KernelState::Failed, None, 3_010));
     assert!(!neighbors.takes_new_flows(0, rs()));
+}
+
+/// As when its table is full (gc_thresh3): it takes no entry, and nobody is told.
+#[test]
+fn a_neighbor_that_the_kernel_has_no_word_for_has_failed_after_its_patience() {
+    let mut neighbors = resolved();
+    neighbors.deleted(LINK, rs(), 10);
+    assert_eq!(kinds(&mut neighbors, 10), [AskKind::Resolve]);
+    neighbors.begin_dump();
+    neighbors.end_dump(1_000);
+    assert_eq!(neighbors.due(4_009), (vec![], false), "a dump without it is no news");
+    let (asks, changed) = neighbors.due(4_010);
+    assert_eq!((asks.len(), changed), (1, true));
+    assert_eq!(neighbors.state(rs()), NeighborState::Failed);
+    assert_eq!(said(&mut neighbors), [What::Failed]);
+    // There is room again.
+    assert!(neighbors.learned(LINK, rs(), KernelState::Reachable, Some(OLD), 5_000));
+    assert_eq!(kinds(&mut neighbors, 6_000), [AskKind::Probe]);
 }
 
 #[test]

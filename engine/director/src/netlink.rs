@@ -4,9 +4,11 @@
 //! Two sockets: one only listens, so that an overrun of it (ENOBUFS) cannot swallow the answer to
 //! a question asked on the other. After an overrun everything is read anew.
 
+use crate::apart;
 use crate::clock;
 use crate::from_vip::{self, FromVips};
 use crate::links::Links;
+use crate::mac::{Mac, mac_text};
 use crate::neighbors::{Ask, AskKind, NeighborState};
 use crate::netlink_read::{self, ANSWER, Connection, Task, kernel_state, read_neighbor};
 use crate::supervisor::Supervisor;
@@ -49,9 +51,30 @@ const GROUPS: &[MulticastGroup] = &[
 type Shared = Arc<Mutex<Supervisor>>;
 type Event = NetlinkMessage<RouteNetlinkMessage>;
 
-/// A served interface does not exist any more; this was its name.
-#[derive(Debug)]
-pub struct Gone(pub String);
+/// A served interface is not what it was when its queues were opened, so that this director cannot
+/// serve it any more.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It has vanished.
+    #[error(
+        "interface {0:?} is gone: its driver was unloaded, or it was removed or moved; start shunt again when it is back"
+    )]
+    Gone(String),
+    /// The XDP program leaves all packets to its new MAC address to the kernel, which resets them.
+    #[error(
+        "interface {interface:?} has the MAC address {} now, it had {} when shunt opened it, and its queues are for that: start shunt again (systemd does, by config/shunt.service)",
+        mac_text(*to),
+        mac_text(*from)
+    )]
+    OtherMac {
+        /// Its name.
+        interface: String,
+        /// The one before.
+        from: Mac,
+        /// The one now.
+        to: Mac,
+    },
+}
 
 /// What was said already.
 #[derive(Default)]
@@ -61,7 +84,7 @@ struct Told {
 
 /// Why a watch ends.
 enum End {
-    Gone(Gone),
+    Lost(Lost),
     /// The kernel cannot be asked: why.
     Broken(String),
 }
@@ -72,12 +95,13 @@ impl<T: Into<String>> From<T> for End {
     }
 }
 
-/// Keeps the supervisor's neighbors as the kernel has them, as long as its interfaces exist.
-pub async fn watch(supervisor: Shared) -> Gone {
+/// Keeps the supervisor's neighbors as the kernel has them, as long as its interfaces are what they
+/// were.
+pub async fn watch(supervisor: Shared) -> Lost {
     let mut told = Told::default();
     loop {
         match watch_until_end(&supervisor, &mut told).await {
-            Err(End::Gone(gone)) => return gone,
+            Err(End::Lost(lost)) => return lost,
             Err(End::Broken(reason)) => {
                 warn!("neighbors cannot be watched ({reason}); trying again");
                 tokio::time::sleep(REOPEN).await;
@@ -264,7 +288,7 @@ impl Watcher<'_> {
     async fn look_around(&mut self) -> Result<(), End> {
         self.surroundings_changed = false;
         let links = netlink_read::read_links(&self.handle).await?;
-        self.look_at_served(&links).await.map_err(End::Gone)?;
+        self.look_at_served(&links).await.map_err(End::Lost)?;
         let addresses: Vec<IpAddr> = self.supervisor.lock().await.neighbors.addresses().collect();
         let mut reaches = Vec::new();
         for address in addresses {
@@ -279,6 +303,7 @@ impl Watcher<'_> {
         let entries = netlink_read::dump_neighbors(&self.handle).await?;
         self.learn(entries.into_iter().map(|entry| (entry, true)).collect(), true).await;
         self.look_from_vips(&links).await;
+        self.look_apart(&links).await;
         if moved {
             // What was known on the former link is gone, whatever the dump said of the new one.
             if let Err(error) = self.supervisor.lock().await.publish().await {
@@ -289,12 +314,16 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    /// Whether the served interfaces are still there, and have a carrier.
-    async fn look_at_served(&self, links: &Links) -> Result<(), Gone> {
+    /// Whether the served interfaces are still what they were, and have a carrier.
+    async fn look_at_served(&self, links: &Links) -> Result<(), Lost> {
         let supervisor = &mut *self.supervisor.lock().await;
         for (number, interface) in supervisor.interfaces.iter_mut().enumerate() {
             let name = &interface.name;
-            let carrier = links.carrier(interface.index).ok_or_else(|| Gone(name.clone()))?;
+            let carrier = links.carrier(interface.index).ok_or_else(|| Lost::Gone(name.clone()))?;
+            if let Some(to) = links.mac(interface.index).filter(|&mac| mac != interface.mac) {
+                let (interface, from) = (name.clone(), interface.mac);
+                return Err(Lost::OtherMac { interface, from, to });
+            }
             match (interface.carrier, carrier) {
                 (true, false) => warn!("{name} is down: no packet comes or goes until it is up"),
                 (false, true) => {
@@ -319,6 +348,18 @@ impl Watcher<'_> {
             }
         }
         self.told.from_vips = found;
+    }
+
+    /// Whether real servers are where packets for their VIP come in.
+    async fn look_apart(&self, links: &Links) {
+        let supervisor = &mut *self.supervisor.lock().await;
+        let found = apart::find(&supervisor.services, &supervisor.neighbors, links, &self.served);
+        for (place, sentence) in &found {
+            if supervisor.apart.get(place) != Some(sentence) {
+                warn!("flows of real server {} do not get there: {sentence}", place.1);
+            }
+        }
+        supervisor.apart = found;
     }
 
     async fn place(&mut self, reaches: Vec<(IpAddr, crate::neighbors::Reach)>) -> bool {

@@ -1,12 +1,14 @@
 //! From one config file to the next: only what differs between the two files is applied, so that
 //! what was changed at run time stays.
 
-use crate::config::{Config, ServerConfig, ServiceConfig};
+use crate::config::{self, Config, ServerConfig, ServiceConfig};
 use crate::health::Policy;
+use crate::mac::Mac;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use crate::services::{Removal, Services, ServicesError};
 use dataplane::{ServerState, ServiceKey};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// One difference between two files.
@@ -26,6 +28,8 @@ pub enum Difference {
     NoServer(ServiceKey, IpAddr),
     /// Another weight.
     Weight(ServiceKey, ServerConfig),
+    /// What MAC address a real server has in the new file, if any.
+    Mac(IpAddr, Option<Mac>),
 }
 
 /// What is different in the services of a new file.
@@ -42,7 +46,23 @@ pub fn differences(old: &[ServiceConfig], new: &[ServiceConfig]) -> Vec<Differen
             Some(former) => compare(former, service, &mut differences),
         }
     }
+    differences.extend(other_macs(old, new));
     differences
+}
+
+/// Where real servers have other MAC addresses. One that goes with its server is not among them: it
+/// stays for the flows that the server still has.
+fn other_macs(old: &[ServiceConfig], new: &[ServiceConfig]) -> Vec<Difference> {
+    let by_address = |services: &[ServiceConfig]| {
+        let servers = services.iter().flat_map(|service| &service.servers);
+        let macs = config::macs(services);
+        let mac = |server: &ServerConfig| (server.address, macs.get(&server.address).copied());
+        servers.map(mac).collect::<BTreeMap<IpAddr, Option<Mac>>>()
+    };
+    let before = by_address(old);
+    let after = by_address(new).into_iter();
+    let other = after.filter(|(address, mac)| before.get(address) != Some(mac));
+    other.map(|(address, mac)| Difference::Mac(address, mac)).collect()
 }
 
 fn find<'a>(services: &'a [ServiceConfig], key: &ServiceKey) -> Option<&'a ServiceConfig> {
@@ -136,6 +156,10 @@ fn apply_one(
             }
             ignore_missing(set)
         }
+        Difference::Mac(address, mac) => {
+            services.set_mac(*address, *mac);
+            Ok(())
+        }
     }
 }
 
@@ -205,9 +229,9 @@ mod tests {
     use super::*;
     use crate::health::kinds::{CheckKind, HealthCheck, OnFailure};
     use crate::scheduler_name::stock_only;
+    use crate::services::ServerEntry;
     use dataplane::Protocol;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     fn key(port: u16) -> ServiceKey {
@@ -226,7 +250,10 @@ mod tests {
         let policy = (1..3u16, prop::option::of(5..8u8), any::<bool>());
         let service =
             (prop::sample::select(vec!["rr", "wrr", "lc", "rr@0"]), param, servers, policy);
-        prop::collection::btree_map(80..84u16, service, 0..4).prop_map(|services| {
+        let services = prop::collection::btree_map(80..84u16, service, 0..4);
+        // A real server is one machine in all services.
+        let macs = prop::collection::btree_map(1..6u8, 1..3u8, 0..3);
+        (services, macs).prop_map(|(services, macs)| {
             let make = |(port, service): (u16, Drawn)| {
                 let (scheduler, params, servers, (quorum, sorry, checked)) = service;
                 let sorry = sorry.filter(|host| !servers.contains_key(host));
@@ -239,7 +266,7 @@ mod tests {
                 let server = |(host, (_, weight))| ServerConfig {
                     address: [172, 17, 100, host].into(),
                     weight,
-                    mac: None,
+                    mac: macs.get(&host).map(|&last| [2, 0, 0, 0, 0, last]),
                 };
                 let servers = servers.into_iter().map(server).collect();
                 let scheduler = scheduler.parse().unwrap();
@@ -268,10 +295,15 @@ mod tests {
             .services()
             .filter(|(_, service)| !service.removed)
             .map(|(_, service)| {
+                let server = |ServerEntry { address, weight, .. }: &ServerEntry| ServerConfig {
+                    address: *address,
+                    weight: *weight,
+                    mac: services.macs().get(address).copied(),
+                };
                 let mut servers: Vec<ServerConfig> = services
                     .members(service)
                     .filter(|(_, server)| server.state == ServerState::Serving && !server.sorry)
-                    .map(|(_, s)| ServerConfig { address: s.address, weight: s.weight, mac: None })
+                    .map(|(_, entry)| server(entry))
                     .collect();
                 servers.sort_by_key(|server| server.address);
                 let (scheduler, params) = (service.scheduler.clone(), service.params.clone());
@@ -348,6 +380,38 @@ mod tests {
         services.add_server(&key(80), [172, 17, 100, 3].into(), Some(9)).unwrap();
         follow(&mut services, &old, &new);
         assert_eq!(serving(&services), new, "and the file's word is the last");
+    }
+
+    #[test]
+    fn a_mac_address_is_the_files_or_what_run_time_has_given() {
+        let [first, second] = [1, 2].map(|last| [2, 0, 0, 0, 0, last]);
+        let file = |hosts: &[(u8, Option<Mac>)]| {
+            let server = |&(host, mac): &(u8, Option<Mac>)| ServerConfig {
+                address: [172, 17, 100, host].into(),
+                weight: 1,
+                mac,
+            };
+            let servers = hosts.iter().map(server).collect();
+            let (params, policy) = (Params::new(), Policy::default());
+            let scheduler = "rr".parse().unwrap();
+            vec![ServiceConfig { key: key(80), scheduler, params, policy, servers }]
+        };
+        let (rs1, rs2): (IpAddr, IpAddr) = ([172, 17, 100, 1].into(), [172, 17, 100, 2].into());
+        let files = [
+            file(&[(1, Some(first)), (2, None)]),
+            file(&[(2, None)]),
+            file(&[(1, None), (2, None)]),
+        ];
+        let mut services = Services::default();
+        follow(&mut services, &[], &files[0]);
+        assert_eq!(services.macs(), &[(rs1, first)].into());
+        services.give_mac(rs2, second).unwrap();
+        follow(&mut services, &files[0], &files[0]);
+        follow(&mut services, &files[0], &files[1]);
+        let both = [(rs1, first), (rs2, second)].into();
+        assert_eq!(services.macs(), &both, "its flows go there, and the other is not the file's");
+        follow(&mut services, &files[1], &files[2]);
+        assert_eq!(services.macs(), &[(rs2, second)].into(), "the file has none for it now");
     }
 
     #[test]

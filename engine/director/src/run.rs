@@ -10,17 +10,19 @@ use crate::config::{Config, ConfigError, Mode, Queues};
 use crate::cores::{self, CoresError, Demand};
 use crate::health::{self, run::await_first_results};
 use crate::listen::{self, ApiSocket, ListenError};
-use crate::netlink::Gone;
+use crate::netlink::Lost;
 use crate::plugin_store::{PluginStore, StoreError};
 use crate::plugins::{self, Plugins};
 use crate::seats::{ServedInterface, WorkerSeat};
 use crate::service_name::ServiceName;
 use crate::supervisor::{ChangeError, Supervisor};
+use crate::tasks::{Duty, keep};
 use crate::vip_care::{self, VipError};
 use crate::worker_thread::WorkerThread;
 use crate::{api, netlink, netlink_read, say, warn};
 use dataplane::Seeds;
 use plugin_host::PluginHost;
+use std::convert::Infallible;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -90,11 +92,9 @@ pub enum RunError {
         /// What the system says.
         cause: io::Error,
     },
-    /// A served interface has vanished.
-    #[error(
-        "interface {0:?} is gone: its driver was unloaded, or it was removed or moved; start shunt again when it is back"
-    )]
-    Gone(String),
+    /// A served interface is not what it was.
+    #[error(transparent)]
+    Lost(#[from] Lost),
     /// The system refuses something that a start needs.
     #[error("cannot {doing}")]
     System {
@@ -125,7 +125,8 @@ pub fn run(config_path: &Path) -> Result<(), RunError> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
+    /// For whoever keeps house, and who may have to be started again.
+    hang_up: Arc<Mutex<Signal>>,
 }
 
 impl Signals {
@@ -133,7 +134,7 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: Arc::new(Mutex::new(signal(SignalKind::hangup())?)),
         })
     }
 }
@@ -150,8 +151,8 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     let supervisor = Arc::new(Mutex::new(supervisor));
 
     supervisor.lock().await.begin().await?;
-    let mut watching = tokio::spawn(netlink::watch(supervisor.clone()));
-    let checking = tokio::spawn(health::run::watch(supervisor.clone()));
+    let mut watching = keep(&supervisor, Duty::Neighbors, netlink::watch);
+    let checking = keep(&supervisor, Duty::Health, health::run::watch);
     await_neighbors(&supervisor).await;
     if let Err(error) = await_first_results(&supervisor).await {
         warn!("{error}");
@@ -160,15 +161,15 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         end(&supervisor, threads, &served, api_socket).await;
         return Err(error.into());
     }
-    let care = match vip_care::start(&supervisor).await {
-        Ok(care) => care,
+    let mut care = match vip_care::start(&supervisor).await {
+        Ok(care) => Some(care),
         Err(error) => {
             end(&supervisor, threads, &served, api_socket).await;
             return Err(error.into());
         }
     };
     describe(&*supervisor.lock().await);
-    let caring = tokio::spawn(vip_care::watch(care));
+    let caring = keep(&supervisor, Duty::Vips, move |of| vip_care::watch(of, care.take()));
 
     let ApiSocket { listener, guard } = api_socket;
     let api = axum::serve(listener, api::routes(supervisor.clone()));
@@ -182,9 +183,14 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
         let routes = api::metrics_routes(supervisor.clone());
         tokio::spawn(api_access::serve_anybody(listener, routes, Bounds::default()));
     }
-    let gone = tokio::select! {
-        () = serve(&supervisor, &mut signals, access.as_deref()) => None,
-        Ok(Gone(name)) = &mut watching => Some(name),
+    let hang_up = signals.hang_up.clone();
+    keep(&supervisor, Duty::Housekeeping, move |of| {
+        keep_house(of, hang_up.clone(), access.clone())
+    });
+    let lost = tokio::select! {
+        _ = signals.terminate.recv() => None,
+        _ = signals.interrupt.recv() => None,
+        Ok(lost) = &mut watching => Some(lost),
     };
     watching.abort();
     checking.abort();
@@ -195,7 +201,7 @@ async fn start_and_serve(config: Config, config_path: &Path) -> Result<(), RunEr
     finish(&supervisor, threads, &served).await;
     drop(guard);
     say!("ended in {} ms", began.elapsed().as_millis());
-    gone.map_or(Ok(()), |name| Err(RunError::Gone(name)))
+    lost.map_or(Ok(()), |lost| Err(lost.into()))
 }
 
 /// Attaches the XDP programs and waits until the links that were up are so again: some drivers,
@@ -366,12 +372,14 @@ fn describe(supervisor: &Supervisor) {
     );
 }
 
-/// Serves until told to end.
-async fn serve(
-    supervisor: &Arc<Mutex<Supervisor>>,
-    signals: &mut Signals,
-    access: Option<&Access>,
-) {
+/// Applies the config when it is told to (SIGHUP), looks after the plugins, and frees what nobody uses
+/// any more, as long as it is let.
+async fn keep_house(
+    supervisor: Arc<Mutex<Supervisor>>,
+    hang_up: Arc<Mutex<Signal>>,
+    access: Option<Arc<Access>>,
+) -> Infallible {
+    let mut hang_up = hang_up.lock().await;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut plugins = tokio::time::interval(PLUGINS);
@@ -379,14 +387,12 @@ async fn serve(
     let mut told = None;
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.hang_up.recv() => {
+            _ = hang_up.recv() => {
                 reload(&mut *supervisor.lock().await).await;
-                read_secrets_anew(access);
+                read_secrets_anew(access.as_deref());
             }
             _ = plugins.tick() => look_after_plugins(&mut *supervisor.lock().await, &mut told).await,
-            _ = housekeeping.tick() => keep_house(&mut *supervisor.lock().await).await,
+            _ = housekeeping.tick() => free_idle(&mut *supervisor.lock().await).await,
         }
     }
 }
@@ -402,7 +408,8 @@ async fn look_after_plugins(supervisor: &mut Supervisor, told: &mut Option<(Stri
     }
 }
 
-async fn keep_house(supervisor: &mut Supervisor) {
+/// Says which removed servers have no flow any more.
+async fn free_idle(supervisor: &mut Supervisor) {
     if !supervisor.services().has_removed() {
         return;
     }

@@ -6,14 +6,17 @@
 
 use crate::config_check::check_member;
 use crate::health::Policy;
+use crate::mac::Mac;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
 use dataplane::{
     SERVERS_MAX, SERVERS_PER_SERVICE_MAX, SERVICES_MAX, ServerIndex, ServerState, ServiceIndex,
     ServiceKey,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+
+pub use crate::services_error::ServicesError;
 
 /// Checks in a row that must find no flow of a removed server before its index is free. A flow
 /// that is on its way from one worker to another is in neither's table for a moment.
@@ -61,6 +64,7 @@ pub struct Services {
     services: Vec<Option<ServiceEntry>>,
     servers: Vec<Option<ServerEntry>>,
     by_key: HashMap<ServiceKey, ServiceIndex>,
+    macs: BTreeMap<IpAddr, Mac>,
 }
 
 /// How a real server is taken out.
@@ -70,94 +74,6 @@ pub enum Removal {
     Drain,
     /// Its flows end with their next packet.
     Expire,
-}
-
-/// Why a change is refused. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ServicesError {
-    /// No such virtual service.
-    #[error("no virtual service {service}; there {}", Known(known))]
-    UnknownService {
-        /// As it was asked for.
-        service: ServiceName,
-        /// Those that exist.
-        known: Vec<String>,
-    },
-    /// The virtual service has no such real server.
-    #[error("{service} has no real server {address}; there {}", Known(known))]
-    UnknownServer {
-        /// The service.
-        service: ServiceName,
-        /// As it was asked for.
-        address: IpAddr,
-        /// Those that exist.
-        known: Vec<String>,
-    },
-    /// The virtual service exists already.
-    #[error("virtual service {service} exists already")]
-    ServiceExists {
-        /// The service.
-        service: ServiceName,
-    },
-    /// The real server serves already.
-    #[error("{service} has real server {address} already; `shunt server set` changes its weight")]
-    ServerExists {
-        /// The service.
-        service: ServiceName,
-        /// The server.
-        address: IpAddr,
-    },
-    /// The real server was removed and only waits for its flows to end.
-    #[error("real server {address} of {service} is removed; `shunt server add` puts it back")]
-    ServerRemoved {
-        /// The service.
-        service: ServiceName,
-        /// The server.
-        address: IpAddr,
-    },
-    /// The real server is the sorry server, which the config alone names.
-    #[error(
-        "{address} is the sorry server of {service}: change sorry_server in the config and reload it"
-    )]
-    SorryServer {
-        /// The service.
-        service: ServiceName,
-        /// The server.
-        address: IpAddr,
-    },
-    /// What is to be the sorry server serves already.
-    #[error(
-        "{address} serves {service} as a real server, so it cannot be its sorry server: `shunt server remove` takes it out"
-    )]
-    SorryServes {
-        /// The service.
-        service: ServiceName,
-        /// The server.
-        address: IpAddr,
-    },
-    /// The address cannot serve this virtual service.
-    #[error("{0}")]
-    NoMember(String),
-    /// A limit of the dataplane.
-    #[error("no room for another {what}: the limit is {limit}, removed ones with flows included")]
-    Full {
-        /// What there would be too many of.
-        what: &'static str,
-        /// How many there can be.
-        limit: usize,
-    },
-}
-
-struct Known<'a>(&'a [String]);
-
-impl std::fmt::Display for Known<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            [] => write!(f, "is none"),
-            [only] => write!(f, "is only {only}"),
-            several => write!(f, "are {}", several.join(", ")),
-        }
-    }
 }
 
 /// The indices that came free.
@@ -401,6 +317,38 @@ impl Services {
         Ok(index)
     }
 
+    /// The MAC addresses that real servers were given. A real server is one machine, whatever the
+    /// services that it is in.
+    pub fn macs(&self) -> &BTreeMap<IpAddr, Mac> {
+        &self.macs
+    }
+
+    /// Gives a real server's MAC address. Where another service has been using it with another one,
+    /// that stays.
+    pub fn give_mac(&mut self, address: IpAddr, mac: Mac) -> Result<(), ServicesError> {
+        let uses = |server: &ServerEntry| {
+            server.address == address && server.state == ServerState::Serving
+        };
+        let several = self.servers().filter(|(_, server)| uses(server)).count() > 1;
+        match self.macs.get(&address) {
+            Some(&given) if given != mac && several => {
+                Err(ServicesError::OtherMac { address, given })
+            }
+            _ => {
+                self.macs.insert(address, mac);
+                Ok(())
+            }
+        }
+    }
+
+    /// The config file now gives this MAC address, or none any more: its word is the last.
+    pub fn set_mac(&mut self, address: IpAddr, mac: Option<Mac>) {
+        match mac {
+            Some(mac) => self.macs.insert(address, mac),
+            None => self.macs.remove(&address),
+        };
+    }
+
     /// Gives a real server another weight.
     pub fn set_weight(
         &mut self,
@@ -478,6 +426,10 @@ impl Services {
         }
         truncate(&mut self.servers);
         truncate(&mut self.services);
+        if !freed.servers.is_empty() {
+            let left: BTreeSet<IpAddr> = self.servers().map(|(_, server)| server.address).collect();
+            self.macs.retain(|address, _| left.contains(address));
+        }
         freed
     }
 

@@ -43,6 +43,27 @@ fn a_removed_server_keeps_its_index_until_two_checks_find_no_flow() {
 }
 
 #[test]
+fn a_given_mac_address_is_that_of_the_machine_in_all_services() {
+    let [first, second] = [1, 2].map(|last| [2, 0, 0, 0, 0, last]);
+    let mut services = one_service();
+    services.give_mac(rs(1), first).unwrap();
+    services.give_mac(rs(1), second).unwrap();
+    services.add_service(key(81), name("rr"), Params::new()).unwrap();
+    services.add_server(&key(81), rs(1), None).unwrap();
+    services.give_mac(rs(1), second).unwrap();
+    let refused = services.give_mac(rs(1), first).unwrap_err().to_string();
+    assert!(refused.contains("has the MAC address 02:00:00:00:00:02"), "{refused}");
+    // It stays as long as a flow may go there.
+    for port in [80, 81] {
+        services.remove_server(&key(port), rs(1), Removal::Drain).unwrap();
+    }
+    services.free_idle(|_| false);
+    assert_eq!(services.macs(), &[(rs(1), second)].into());
+    services.free_idle(|_| false);
+    assert_eq!(services.macs(), &BTreeMap::new());
+}
+
+#[test]
 fn another_version_keeps_the_parameters_and_another_plugin_starts_with_none() {
     let param = |value: &str| Params::from([("k".to_owned(), value.to_owned())]);
     let mut services = Services::default();

@@ -5,6 +5,7 @@
 //! to all workers, and it is done when each of them has adopted it. Whatever fails before that
 //! changes nothing.
 
+use crate::apart::Apart;
 use crate::clock;
 use crate::config::{Config, ConfigError, ServiceConfig};
 use crate::durations::Durations;
@@ -19,6 +20,7 @@ use crate::reload;
 use crate::schedulers::{Changes, Otherwise, Schedulers};
 use crate::seats::{ServedInterface, WorkerSeat};
 use crate::services::{Freed, Services, ServicesError};
+use crate::tasks::Restarts;
 use crate::vips::Vips;
 use dataplane::{
     Instance, Load, ServerCounts, ServerIndex, ServiceIndex, ServiceTable, Settings, Update,
@@ -91,6 +93,8 @@ pub struct Supervisor {
     pub workers: Vec<WorkerSeat>,
     /// Where real servers are on the wire.
     pub neighbors: Neighbors,
+    /// Real servers that are not where packets for their VIP come in.
+    pub apart: Apart,
     /// Told when `neighbors` wants new addresses.
     pub neighbors_wanted: Arc<Notify>,
     /// Told when there is something to ask `neighbors`' machines at once.
@@ -103,6 +107,8 @@ pub struct Supervisor {
     pub vips_wanted: Arc<Notify>,
     /// When the director started.
     pub started: Instant,
+    /// How often each of its tasks had to be started again.
+    pub restarts: Restarts,
     /// Reloads of the config file: those that went well, and those that did not.
     pub reloads: (u64, u64),
     /// What happened to plugins.
@@ -157,12 +163,14 @@ impl Supervisor {
             interfaces,
             workers,
             neighbors: Neighbors::default(),
+            apart: Apart::default(),
             neighbors_wanted: Arc::default(),
             neighbors_due: Arc::default(),
             health: Health::default(),
             vips,
             vips_wanted: Arc::default(),
             started: Instant::now(),
+            restarts: Restarts::default(),
             reloads: (0, 0),
             events: Events::default(),
             watch: PluginWatch::default(),
@@ -183,7 +191,6 @@ impl Supervisor {
         self.check_params()?;
         let settings = Some(self.config.settings);
         let otherwise = Otherwise::NextBest;
-        self.neighbors.set_fixed(self.config.macs());
         self.commit(Change { services, settings, names: None, otherwise }).await
     }
 
@@ -258,9 +265,6 @@ impl Supervisor {
         };
         remarks.extend(reload::needs_restart(&self.config, &config));
         reload::take_over(&mut self.config, config);
-        if self.neighbors.set_fixed(self.config.macs()) {
-            self.publish().await?;
-        }
         let limits = self.config.plugins.limits;
         if limits != *self.plugins.host().limits() {
             self.plugins.set_host(PluginHost::new(limits).map_err(PluginsError::from)?);
@@ -283,10 +287,14 @@ impl Supervisor {
     /// Prepares everything that a change needs, and then has it take place.
     pub(crate) async fn commit(&mut self, change: Change) -> Result<(), ChangeError> {
         let Change { services, settings, names, otherwise } = change;
+        let former = self.neighbors.clone();
+        self.neighbors.set_fixed(services.macs().clone());
         let wanted = services.servers().map(|(_, server)| server.address);
         if !self.neighbors.want(wanted).is_empty() {
             self.neighbors_wanted.notify_one();
         }
+        // One whose MAC address is not given any more is to be asked for.
+        self.neighbors_due.notify_one();
         // What the last change replaced takes room that the next one may need.
         drop(self.take_returned());
         let weights = self.weigh(&services);
@@ -294,15 +302,17 @@ impl Supervisor {
         let names = names.unwrap_or_else(|| self.plugins.names().clone());
         let prepared =
             self.schedulers.prepare(&mut self.plugins, &services, &names, &tables, otherwise);
+        let prepared = prepared.and_then(|prepared| {
+            self.plugins.set_names(names)?;
+            Ok(prepared)
+        });
         let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                let wanted = self.services.servers().map(|(_, server)| server.address);
-                self.neighbors.want(wanted);
+                self.neighbors = former;
                 return Err(error.into());
             }
         };
-        self.plugins.set_names(names).map_err(PluginsError::from)?;
         let changes = std::mem::take(&mut prepared.changes);
         self.set_zeros(&services);
         self.services = services;
@@ -325,9 +335,9 @@ impl Supervisor {
     /// Neighbors, or the servers' health, changed: the workers get tables that say so.
     pub async fn publish(&mut self) -> Result<(), ChangeError> {
         let weights = self.weigh(&self.services);
-        let services = std::mem::take(&mut self.services);
+        // A copy, so that a panic on the way leaves the services as they are.
+        let services = self.services.clone();
         let tables = self.tables(&services, &weights);
-        self.services = services;
         self.health.accept(weights, &self.services);
         self.send_all(tables, Vec::new(), None);
         self.adopted().await

@@ -1,5 +1,6 @@
 //! What the API answers, as both its ends know it.
 
+use crate::clock;
 use crate::config::{Config, ServiceConfig};
 use crate::health;
 pub use crate::health::views::{HealthView, QuorumView};
@@ -7,7 +8,7 @@ use crate::mac::mac_text;
 use crate::plugins;
 use crate::scheduler_name::{Params, SchedulerName};
 use crate::service_name::ServiceName;
-use crate::services::{ServerEntry, ServiceEntry};
+use crate::services::{ServerEntry, ServiceEntry, Services};
 use crate::supervisor::Supervisor;
 use crate::vip_care;
 use dataplane::{ServerCounts, ServerIndex, ServerState};
@@ -89,7 +90,10 @@ pub struct ServerView {
     pub neighbor: String,
     /// Its MAC address, as last known.
     pub mac: Option<String>,
-    /// Why direct routing cannot reach it, if so.
+    /// MAC addresses of other machines that said lately that they have its address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claimed_by: Vec<String>,
+    /// Why flows do not get there, whatever else is well, if so.
     pub problem: Option<String>,
     /// What was changed at run time and is not in the config file.
     pub run_time: Option<String>,
@@ -248,6 +252,7 @@ fn view_server(
     (index, server): (ServerIndex, &ServerEntry),
 ) -> ServerView {
     let neighbors = &supervisor.neighbors;
+    let apart = supervisor.apart.get(&(service.key.address, server.address));
     ServerView {
         address: server.address,
         weight: server.weight,
@@ -259,8 +264,9 @@ fn view_server(
         .to_owned(),
         neighbor: neighbors.state(server.address).name().to_owned(),
         mac: neighbors.mac(server.address).map(mac_text),
-        problem: neighbors.problem(server.address).map(str::to_owned),
-        run_time: server_mark(&supervisor.config, service, server),
+        claimed_by: neighbors.claims(server.address, clock::now()).map(mac_text).collect(),
+        problem: neighbors.problem(server.address).or(apart.map(String::as_str)).map(str::to_owned),
+        run_time: server_mark(&supervisor.config, supervisor.services(), service, server),
         sorry: server.sorry,
         health: health::views::health(supervisor, service, (index, server)),
         counts: supervisor.server_counts(index).into(),
@@ -356,6 +362,7 @@ pub fn params_text(params: &Params) -> String {
 /// What a server has that its entry in the config file does not say.
 pub fn server_mark(
     config: &Config,
+    services: &Services,
     service: &ServiceEntry,
     server: &ServerEntry,
 ) -> Option<String> {
@@ -372,6 +379,13 @@ pub fn server_mark(
         }
         Some(written) if serving && written.weight != server.weight => {
             Some(format!("weight set at run time; the config has {}", written.weight))
+        }
+        Some(_) if serving => {
+            let written = config.mac(server.address);
+            (services.macs().get(&server.address) != written.as_ref()).then(|| {
+                let written = written.map_or("none".to_owned(), mac_text);
+                format!("MAC address set at run time; the config has {written}")
+            })
         }
         _ => None,
     }

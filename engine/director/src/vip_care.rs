@@ -109,22 +109,30 @@ pub async fn start(supervisor: &Shared) -> Result<VipCare, VipError> {
     Ok(care)
 }
 
-/// Looks after the VIPs as long as it is let.
-pub async fn watch(mut care: VipCare) -> Infallible {
+/// Looks after the VIPs as long as it is let. `begun`: by [`start`], unless that has come to an end.
+pub async fn watch(supervisor: Shared, mut begun: Option<VipCare>) -> Infallible {
     loop {
+        let mut care = match begun.take() {
+            Some(care) => care,
+            None => reopened(&supervisor).await,
+        };
         let Err(reason) = care.go_on().await;
         warn!("the VIPs cannot be looked after ({reason}); trying again");
-        care = loop {
-            tokio::time::sleep(REOPEN).await;
-            if let Ok(care) = VipCare::open(care.supervisor.clone()).await {
-                break care;
-            }
-        };
-        // The answers to what was being asked went with the one before.
-        let vips = &mut care.supervisor.lock().await.vips;
-        let asked: Vec<IpAddr> = vips.addresses().collect();
-        asked.into_iter().for_each(|vip| vips.unanswered(vip));
     }
+}
+
+async fn reopened(supervisor: &Shared) -> VipCare {
+    let care = loop {
+        tokio::time::sleep(REOPEN).await;
+        if let Ok(care) = VipCare::open(supervisor.clone()).await {
+            break care;
+        }
+    };
+    // The answers to what was being asked went with the one before.
+    let vips = &mut supervisor.lock().await.vips;
+    let asked: Vec<IpAddr> = vips.addresses().collect();
+    asked.into_iter().for_each(|vip| vips.unanswered(vip));
+    care
 }
 
 /// Removes the VIPs that are shunt's. To be called while packets for them are still forwarded:

@@ -37,6 +37,13 @@ fn every_refusal_has_its_status_names_the_next_step_and_changes_nothing() {
         ("POST", &servers, "{\"address\": \"172.17.100.5:81\"}", 400, "keeps the destination port"),
         ("POST", &servers, "{\"address\": \"172.17.100.5\", \"weight\": 65536}", 400, "0 to 65535"),
         ("POST", &servers, "{\"address\": \"172.17.100.5\", \"weight\": -1}", 400, "0 to 65535"),
+        (
+            "POST",
+            &servers,
+            "{\"address\": \"172.17.100.5\", \"mac\": \"02:00\"}",
+            400,
+            "no MAC address",
+        ),
         ("POST", &servers, "{\"address\": \"2001:db8::1\"}", 400, "same family"),
         ("POST", &servers, "{\"address\": \"172.17.100.100\"}", 400, "VIP itself"),
         ("PATCH", &server, "{\"weight\": 70000}", 400, "0 to 65535"),

@@ -2,9 +2,11 @@
 
 use crate::world::{CONFIG, SERVICE, World, mac, rs};
 use dataplane::ServerIndex;
+use director::clock;
 use director::neighbors::KernelState;
 use director::services::Freed;
 use frames::tcp_of;
+use futures_util::FutureExt;
 use std::time::Duration;
 
 fn servers_of(world: &World, numbers: std::ops::Range<u32>) -> Vec<Option<u8>> {
@@ -116,6 +118,20 @@ fn a_failed_neighbor_keeps_its_flows_and_gets_no_new_ones() {
     let moved = before.iter().position(|server| *server == Some(1)).unwrap() as u32;
     assert_eq!(world.send((moved % 2) as usize, &tcp_of(moved, "A")), Some(77));
     assert!(servers_of(&world, 20..30).contains(&Some(77)));
+}
+
+#[test]
+fn who_has_no_fixed_mac_address_any_more_is_asked_for_at_once() {
+    let with_mac = CONFIG.replacen(".1\"", ".1\"\nmac = \"02:00:00:00:01:01\"", 1);
+    let world = World::with(&with_mac);
+    let asks = || world.supervisor().neighbors.due(clock::now()).0;
+    assert!(asks().iter().all(|ask| ask.address != rs(1)), "it is never asked for");
+    let due = world.supervisor().neighbors_due.clone();
+    // Whatever was to be asked until now.
+    while due.notified().now_or_never().is_some() {}
+    world.reload(CONFIG);
+    assert!(due.notified().now_or_never().is_some(), "nobody waits for the next look");
+    assert!(asks().iter().any(|ask| ask.address == rs(1)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The commands against a director: what they print, what they change, how they exit.
 
-use crate::world::{SERVICE, World};
+use crate::world::{CONFIG, SERVICE, World, rs};
 use director::config::Config;
 use director::scheduler_name::stock_only;
 use director::views::{FlowView, ServicesView};
@@ -105,8 +105,42 @@ fn servers_and_schedulers_are_changed_and_marked() {
 }
 
 #[test]
+fn a_server_is_added_with_its_mac_address_and_saved_with_it() {
+    let world = World::new();
+    let second = "[[virtual_service]]\naddress = \"172.17.100.100:81\"\nprotocol = \"tcp\"\n";
+    world.reload(&format!("{CONFIG}{second}"));
+    done(&world.shunt(&format!("server add {SERVICE} 172.17.100.4 --mac 02-00-00-00-00-AB")));
+    let add_again = "server add tcp:172.17.100.100:81 172.17.100.4";
+    failed(&world.shunt(&format!("{add_again} --mac 02:00:00:00:00:01")), "02:00:00:00:00:ab");
+    done(&world.shunt(add_again));
+    world.on_link(4);
+    assert_eq!(world.server(4).unwrap().mac.as_deref(), Some("02:00:00:00:00:ab"));
+    assert_eq!(world.server(4).unwrap().neighbor, "reachable", "it is never asked for");
+    let to = (0..8).filter_map(|number| world.send(0, &frames::tcp_of(number, "S")));
+    assert!(to.collect::<Vec<u8>>().contains(&0xab));
+
+    let saved = done(&world.shunt("save"));
+    let config = Config::parse(&saved, &stock_only).unwrap();
+    for service in &config.services {
+        let added = service.servers.iter().find(|server| server.address == rs(4)).unwrap();
+        assert_eq!(added.mac, Some([2, 0, 0, 0, 0, 0xab]), "{saved}");
+    }
+    // What is put back has what it had, unless it is told otherwise.
+    done(&world.shunt("server remove tcp:172.17.100.100:81 172.17.100.4"));
+    done(&world.shunt(&format!("server remove {SERVICE} 172.17.100.1")));
+    done(&world.shunt(&format!("server add {SERVICE} 172.17.100.1 --mac 02:00:00:00:00:cd")));
+    let mark = "[MAC address set at run time; the config has none]";
+    assert!(done(&world.shunt("list")).contains(mark));
+    // The file has the last word.
+    let with_mac = "\"172.17.100.1\"\nmac = \"02:00:00:00:00:ef\"";
+    world.reload(&CONFIG.replacen("\"172.17.100.1\"", with_mac, 1));
+    assert_eq!(world.server(1).unwrap().mac.as_deref(), Some("02:00:00:00:00:ef"));
+    assert!(!done(&world.shunt("list")).contains(mark));
+}
+
+#[test]
 fn ipv6_services_are_named_with_brackets() {
-    let config = crate::world::CONFIG.to_owned()
+    let config = CONFIG.to_owned()
         + "[[virtual_service]]\naddress = \"[fd00:2::100]:53\"\nprotocol = \"udp\"\n\
            [[virtual_service.real_server]]\naddress = \"fd00:2::1\"\n";
     let world = World::with(&config);

@@ -169,12 +169,21 @@ impl World {
         self.neighbor(host, KernelState::Reachable, Some(mac(host)));
     }
 
-    /// The kernel says this of a server.
-    pub fn neighbor(&self, host: u8, state: KernelState, mac: Option<[u8; 6]>) {
+    /// The kernel has a route to a server.
+    pub fn on_link(&self, host: u8) {
         block_on(async {
             let mut supervisor = self.supervisor.lock().await;
             let reach = Reach::OnLink { interface: 0, link: LINK, vlans: [0, 0], source: None };
             supervisor.neighbors.place(rs(host), reach);
+            supervisor.publish().await.unwrap();
+        });
+    }
+
+    /// The kernel says this of a server.
+    pub fn neighbor(&self, host: u8, state: KernelState, mac: Option<[u8; 6]>) {
+        self.on_link(host);
+        block_on(async {
+            let mut supervisor = self.supervisor.lock().await;
             supervisor.neighbors.learned(LINK, rs(host), state, mac, clock::now());
             supervisor.publish().await.unwrap();
         });
