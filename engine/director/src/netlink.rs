@@ -369,6 +369,8 @@ impl Watcher<'_> {
             let before = supervisor.neighbors.state(address);
             if supervisor.neighbors.place(address, reach) {
                 moved = true;
+                // What it says of itself is heard there.
+                supervisor.vips_wanted.notify_one();
                 if let Some(reason) = supervisor.neighbors.impossible(address) {
                     warn!("real server {address} gets no flows: {reason}");
                 } else if before == NeighborState::Impossible {
