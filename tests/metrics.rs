@@ -27,11 +27,12 @@ use std::thread;
 use xsk::{InterfaceOptions, MemoryPort, PassKind};
 
 /// What no test of the whole can raise, and where it is raised.
-const ELSEWHERE: [(&str, &str); 14] = [
+const ELSEWHERE: [(&str, &str); 15] = [
     ("shunt_server_checks_total ok", "health.rs beside this: here nobody is checked"),
     ("shunt_server_checks_total failed", "the same"),
     ("shunt_server_checks_total unable", "health_checks.rs: the director lacks descriptors"),
     ("shunt_vip_announcements_total", "vips.rs beside this: here the VIP is there already"),
+    ("shunt_vip_claims_unnamed_total", "the same: somebody makes MAC addresses up"),
     ("shunt_server_mac_changes_total", "neighbors.rs beside this: a machine is replaced"),
     ("shunt_task_restarts_total", "neighbors.rs beside this: only a mistake in shunt could"),
     ("shunt_queue_rx_invalid_descriptors_total", "only a fault in engine/xsk could"),

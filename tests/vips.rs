@@ -10,10 +10,11 @@ use director::client::{Api, ask};
 use director::layer2::frames::{Claim, read_claim};
 use director::views::{ClaimView, StatusView, VipView};
 use lab::{
-    Capture, Config, Director, Family, HttpClient, NIC, Plan, ROUTER_INSIDE, SeenFrame,
+    Capture, Config, Director, Family, HttpClient, NIC, Plan, ROUTER_INSIDE, SeenFrame, Topology,
     VirtualService, Wire, director_mac, get_once, mac_text, real_server_address, real_server_mac,
     router_mac, vip, wait_until,
 };
+use nix::net::if_::if_nametoindex;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -277,14 +278,18 @@ fn a_start_is_refused_while_another_machine_has_the_vip() {
     };
     let mac = mac_text(real_server_mac(2));
     let whose = format!("real server {} ({mac})", real_server_address(2, Family::V4));
-    refused(&site, &[&whose, "`shunt rs setup --vip", "duplicate_vip = \"take\""]);
+    refused(
+        &site,
+        &[&whose, "`shunt rs setup --vip", "duplicate_vip = \"take\"", "Nothing was taken"],
+    );
     let_it_answer(&site, 2, false);
 
     // A machine that the config does not know.
     let number = site.topology.add_real_server().unwrap();
     let stranger = site.topology.real_server(number);
     stranger.ip(&format!("address add {} dev {NIC}", with_width(Family::V4))).unwrap();
-    refused(&site, &[&mac_text(real_server_mac(number)), "which is no real server's"]);
+    let mac = mac_text(real_server_mac(number));
+    refused(&site, &[&mac, "which is no real server's", "manage_vip = false"]);
 
     let take = Config { top: "duplicate_vip = \"take\"".into(), ..config.clone() };
     let director = site.start(&take);
@@ -353,6 +358,46 @@ fn a_vip_that_is_deleted_comes_back_without_a_lost_flow() {
     load.wait_for_rounds(20);
     let report = load.finish();
     assert!(report.failures.is_empty(), "{report:?}\n{}", director.process().output());
+}
+
+/// Another director, for one, that found nobody who had it.
+#[test]
+fn a_vip_that_another_machine_took_while_the_link_was_down_is_left_to_it() {
+    let mut site = without_vip(Plan::new("meanwhile"), &[Family::V4]);
+    let director = site.start(&Config::of(vec![http_rr(2)]));
+    site.topology.switch.ip("link set director down").unwrap();
+    wait_for_word(&director, "is down");
+    let number = site.topology.add_real_server().unwrap();
+    let (stranger, mac) = (site.topology.real_server(number), mac_text(real_server_mac(number)));
+    stranger.ip(&format!("address add {} dev {NIC}", with_width(Family::V4))).unwrap();
+    // The bridge itself, whose link stays up.
+    let capture = Capture::start(&site.topology.switch, "br0").unwrap();
+    site.topology.switch.ip("link set director up").unwrap();
+    wait_for_vip(&director, "it is left to the other one", |view| view.held == "absent");
+    wait_for_word(&director, "it is removed here while that is so");
+    assert!(!has_vip(&site, Family::V4));
+    assert_eq!(announcements(&capture.frames(), vip(Family::V4)), 0);
+    let listed = director.shunt("list").unwrap();
+    assert!(listed.contains(&format!("[VIP absent: {mac} answers for it]")), "{listed}");
+    assert!(!director.process().output().contains("not by shunt"));
+    let gives_up = || {
+        stranger.ip(&format!("address del {} dev {NIC}", with_width(Family::V4))).unwrap();
+        wait_for_vip(&director, "it is back", |view| view.held == "shunt");
+    };
+    gives_up();
+    let announced = || announcements(&capture.frames(), vip(Family::V4)) > 0;
+    wait_until(PATIENCE, "it is announced", announced).unwrap();
+    answers(&site, Family::V4, 4);
+
+    // The switch may not forward yet when the director asks: then it is found by the next question.
+    site.topology.director.ip(&format!("link set {NIC} down")).unwrap();
+    let said = |what: &str| director.process().output().matches(what).count();
+    wait_until(PATIENCE, "it is down again", || said("is down: no packet") == 2).unwrap();
+    stranger.ip(&format!("address add {} dev {NIC}", with_width(Family::V4))).unwrap();
+    site.topology.director.ip(&format!("link set {NIC} up")).unwrap();
+    wait_until(PATIENCE, "it is up again", || said("is up again") == 2).unwrap();
+    wait_for_vip(&director, "it is left to the other one", |view| view.held == "absent");
+    gives_up();
 }
 
 /// The kernel forgets a link's IPv6 addresses when it goes down.
@@ -442,6 +487,91 @@ fn who_announces_a_vip_is_heard_at_once_and_answered() {
     let mac = BTreeSet::from([mac_text(mac)]);
     let view = vip_view(&director, vip(Family::V4)).unwrap();
     assert_eq!(view.claims.into_iter().map(|claim| claim.mac).collect::<BTreeSet<_>>(), mac);
+}
+
+#[test]
+fn made_up_claims_flood_neither_the_log_nor_the_metrics() {
+    let mut site = without_vip(Plan::new("made-up"), &[Family::V4]);
+    let director = site.start(&Config::of(vec![http_rr(2)]));
+    let number = site.topology.add_real_server().unwrap();
+    let wire = Wire::open(site.topology.real_server(number), NIC).unwrap();
+    let IpAddr::V4(address) = vip(Family::V4) else { panic!() };
+    let text = address.to_string();
+    for last in 0..100 {
+        let mac = [2, 0, 0, 0, 1, last];
+        wire.send(&director::layer2::frames::gratuitous_arp(mac, address)).unwrap();
+    }
+    let unnamed = || {
+        let metrics = Metrics::fetch(&site.topology.director);
+        metrics.sum("shunt_vip_claims_unnamed_total", &[("vip", &text)])
+    };
+    wait_until(PATIENCE, "the rest is counted", || unnamed() == 92.0).unwrap();
+    let listed = director.shunt("list").unwrap();
+    assert!(listed.contains("and many more]"), "{listed}");
+    // Among them a real server is found as ever.
+    let_it_answer(&site, 2, true);
+    let rs2 = real_server_address(2, Family::V4);
+    wait_for_vip(&director, "it is found", |view| {
+        view.claims.iter().any(|claim| claim.server == Some(rs2))
+    });
+    wait_for_word(&director, &format!("real server {rs2} ("));
+    let metrics = Metrics::fetch(&site.topology.director);
+    let series = metrics.with("shunt_vip_claimed", &[("vip", text.as_str())]).count();
+    assert_eq!(series, 9, "{}", metrics.text);
+    wait_for_word(&director, "these are only counted");
+    let output = director.process().output();
+    let lines = output.lines().filter(|line| line.contains(&format!("for VIP {text}"))).count();
+    assert_eq!(lines, 9, "{output}");
+    assert_eq!(output.matches("only counted").count(), 1, "{output}");
+}
+
+/// A NIC of the director's, whose other end, `second`, is in the switch's namespace.
+const SECOND: &str = "eth1";
+
+fn add_second_nic(topology: &Topology) {
+    let to = topology.director.name();
+    let peer = format!("link add second type veth peer {SECOND} netns {to}");
+    topology.switch.ip(&peer).unwrap();
+    for (netns, link) in [(&topology.switch, "second"), (&topology.director, SECOND)] {
+        netns.offloads_off(link).unwrap();
+        netns.ip(&format!("link set {link} up")).unwrap();
+    }
+}
+
+/// Linux answers ARP for each of its addresses on each of its links, unless told otherwise.
+#[test]
+fn another_nic_of_the_directors_own_that_answers_for_the_vip_is_named() {
+    let site = without_vip(Plan::new("own-flux"), &[Family::V4]);
+    add_second_nic(&site.topology);
+    site.topology.switch.ip("link set second master br0").unwrap();
+    // It is no other machine's: the start is not refused.
+    let director = site.start(&Config::of(vec![http_rr(2)]));
+    wait_for_word(&director, &format!("answers ARP for VIP {} on {SECOND}, too", vip(Family::V4)));
+    site.topology.director.sysctl(&format!("net.ipv4.conf.{SECOND}.arp_ignore"), "1").unwrap();
+    wait_for_vip(&director, "its claim has ended", |view| view.claims.is_empty());
+}
+
+/// What a real server says of itself is heard where it moves to, though no link or address changes.
+#[test]
+fn a_link_that_a_real_server_moves_to_is_listened_to() {
+    let site = Site::build(Plan::new("moves"), &[Family::V4]);
+    let topology = &site.topology;
+    add_second_nic(topology);
+    let interface = format!("[[interface]]\nname = \"{SECOND}\"");
+    let director = site.start(&Config { interface, ..Config::of(vec![http_rr(2)]) });
+    let index = topology.director.run(|| if_nametoindex(SECOND).unwrap()).unwrap().to_string();
+    let listens = || {
+        let sockets = topology.director.exec("cat /proc/net/packet").unwrap();
+        // sk, RefCnt, Type, Proto, Iface …
+        let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        fields.filter(|fields| fields[3] == "0806").any(|fields| fields[4] == index)
+    };
+    assert!(!listens(), "nobody is there yet");
+    let rs2 = real_server_address(2, Family::V4);
+    topology.director.ip(&format!("route add {rs2}/32 dev {SECOND}")).unwrap();
+    if let Err(error) = director.process().wait_until(PATIENCE, "it is listened to", listens) {
+        panic!("{error}\n{}", director.process().output());
+    }
 }
 
 /// An RS that was replaced is followed by what it says, not by what the kernel would ask.

@@ -243,11 +243,12 @@ fn worker_counts(sheet: &Sheet, labels: &[&str; 3], counts: &WorkerCounts) {
 }
 
 fn vips(sheet: &Sheet, supervisor: &Supervisor) {
-    for VipView { address, held, claims, .. } in views::vips(supervisor) {
+    for VipView { address, held, claims, unnamed_claims, .. } in views::vips(supervisor) {
         let vip = address.to_string();
         sheet.flag("shunt_vip_held", &[&vip], held != Held::Absent.name());
         let announcements = supervisor.vips.announcements(address);
         sheet.count("shunt_vip_announcements_total", &[&vip], announcements);
+        sheet.count("shunt_vip_claims_unnamed_total", &[&vip], unnamed_claims);
         for ClaimView { mac, server } in claims {
             let server = server.map(|server| server.to_string()).unwrap_or_default();
             sheet.flag("shunt_vip_claimed", &[&vip, &mac, &server], true);

@@ -85,6 +85,8 @@ pub mod tables;
 pub mod tasks;
 pub mod views;
 pub mod vip_care;
+pub mod vip_claims;
+pub mod vip_ground;
 pub mod vips;
 mod watched;
 pub mod worker_thread;

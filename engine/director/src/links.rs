@@ -40,6 +40,8 @@ pub enum Route {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Links {
     links: HashMap<u32, Link>,
+    /// How often each lost its carrier.
+    downs: HashMap<u32, u32>,
     addresses: BTreeSet<(u32, IpAddr)>,
 }
 
@@ -50,6 +52,16 @@ impl Links {
     /// Takes a link in.
     pub fn add_link(&mut self, index: u32, link: Link) {
         self.links.insert(index, link);
+    }
+
+    /// A link has lost its carrier so often (IFLA_CARRIER_DOWN_COUNT).
+    pub fn set_downs(&mut self, index: u32, downs: u32) {
+        self.downs.insert(index, downs);
+    }
+
+    /// How often a link has lost its carrier: one that is up again soon is seen by that.
+    pub fn downs(&self, index: u32) -> u32 {
+        self.downs.get(&index).copied().unwrap_or_default()
     }
 
     /// All links, with their indices.

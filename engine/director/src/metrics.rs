@@ -127,6 +127,7 @@ pub const METRICS: &[Metric] = &[
 
     gauge("shunt_vip_held", Unit::Count, &["vip"], "1: the director has the VIP, by shunt's or by other hands; 0: it is absent, as on a backup."),
     gauge("shunt_vip_claimed", Unit::Count, &["vip", "mac", "server"], "1 while another machine says that it has the VIP, with its MAC address and the real server that has that, if one has."),
+    counter("shunt_vip_claims_unnamed_total", Unit::Count, &["vip"], "Times that further machines said that they have the VIP, beside those that shunt_vip_claimed names: eight an hour that are no real server's."),
     counter("shunt_vip_announcements_total", Unit::Count, &["vip"], "Times that the director told the link where a VIP is: gratuitous ARP, unsolicited neighbor advertisements."),
 
     gauge("shunt_queue_zero_copy", Unit::Count, QUEUE, "1: the NIC reads and writes frames itself (zero-copy), as the kernel reports it; 0: the kernel copies."),

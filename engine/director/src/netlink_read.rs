@@ -64,6 +64,9 @@ pub async fn read_links(handle: &Handle) -> Result<Links, String> {
             match attribute {
                 LinkAttribute::IfName(known) => name.clone_from(known),
                 LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok(),
+                LinkAttribute::CarrierDownCount(downs) => {
+                    links.set_downs(message.header.index, *downs);
+                }
                 _ => {}
             }
         }

@@ -11,6 +11,7 @@ use crate::service_name::ServiceName;
 use crate::services::{ServerEntry, ServiceEntry, Services};
 use crate::supervisor::Supervisor;
 use crate::vip_care;
+use crate::vip_claims::Claims;
 use dataplane::{ServerCounts, ServerIndex, ServerState};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -151,6 +152,9 @@ pub struct VipView {
     pub held: String,
     /// Other machines that say that they have it.
     pub claims: Vec<ClaimView>,
+    /// How often further ones said so, which are not named: somebody makes MAC addresses up.
+    #[serde(default)]
+    pub unnamed_claims: u64,
 }
 
 /// Another machine that says that it has a VIP.
@@ -313,7 +317,8 @@ pub fn vips(supervisor: &Supervisor) -> Vec<VipView> {
     let vips = &supervisor.vips;
     let claims = |vip| {
         let server = move |mac| vip_care::owner(&supervisor.neighbors, mac, vip);
-        vips.claims(vip).map(move |mac| ClaimView { mac: mac_text(mac), server: server(mac) })
+        let named = vips.claims(vip).into_iter().flat_map(Claims::standing);
+        named.map(move |mac| ClaimView { mac: mac_text(mac), server: server(mac) })
     };
     vips.addresses()
         .map(|vip| VipView {
@@ -321,6 +326,7 @@ pub fn vips(supervisor: &Supervisor) -> Vec<VipView> {
             interface: vips.interface(vip).map(str::to_owned),
             held: vips.held(vip).name().to_owned(),
             claims: claims(vip).collect(),
+            unnamed_claims: vips.claims(vip).map_or(0, Claims::unnamed),
         })
         .collect()
 }

@@ -14,7 +14,9 @@ use crate::netlink;
 use crate::netlink_read::{self, Connection, Task};
 use crate::service_name::ServiceName;
 use crate::supervisor::Supervisor;
-use crate::vips::{self, Act, Ground, Held, LinkSeen};
+use crate::vip_claims::{Whose, duplicate};
+use crate::vip_ground::{Ground, LinkSeen};
+use crate::vips::{Act, Held};
 use crate::{say, warn};
 use futures_util::StreamExt;
 use nix::errno::Errno;
@@ -52,13 +54,17 @@ const GROUPS: &[MulticastGroup] =
 type Shared = Arc<Mutex<Supervisor>>;
 /// An address, and who says that they have it: on which link.
 type Heard = (u32, Claim);
-type Answer = (IpAddr, io::Result<BTreeSet<[u8; 6]>>);
+/// Who has a VIP, as was answered on a link.
+type Answer = (IpAddr, u32, io::Result<BTreeSet<[u8; 6]>>);
 
 /// Why the VIPs keep a director from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum VipError {
     /// Other machines answer for some. One line for each VIP.
-    #[error("{}\nEnd that, or set duplicate_vip = \"take\" in the config", .0.join("\n"))]
+    #[error(
+        "{}\nNothing was taken over. Start again when nobody answers any more, or set in the config duplicate_vip = \"take\" to start all the same, manage_vip = false if other hands (keepalived) move VIPs between directors",
+        .0.join("\n")
+    )]
     Duplicate(Vec<String>),
     /// The kernel cannot be asked.
     #[error("cannot look after the VIPs: {0}")]
@@ -99,8 +105,8 @@ pub async fn start(supervisor: &Shared) -> Result<VipCare, VipError> {
     care.act().await.map_err(VipError::Kernel)?;
     let mut duplicates = Vec::new();
     while supervisor.lock().await.vips.asking() {
-        let Some((vip, answer)) = care.answers.1.recv().await else { break };
-        duplicates.extend(care.answered(vip, answer).await);
+        let Some(answer) = care.answers.1.recv().await else { break };
+        duplicates.extend(care.answered(answer).await);
     }
     if !duplicates.is_empty() {
         return Err(VipError::Duplicate(duplicates));
@@ -138,32 +144,32 @@ async fn reopened(supervisor: &Shared) -> VipCare {
 /// Removes the VIPs that are shunt's. To be called while packets for them are still forwarded:
 /// afterwards the kernel would answer them, with a reset, as long as it has the VIP.
 pub async fn end(supervisor: &Supervisor) {
-    if timeout(END, remove_all(supervisor)).await.is_err() {
-        warn!("the kernel does not remove the VIPs in time: some stay");
-    }
+    let served: Vec<u32> = supervisor.interfaces.iter().map(|served| served.index).collect();
+    remove(&served, |ground| supervisor.vips.own(ground)).await;
 }
 
 /// As [`end`], where a change that hangs keeps the supervisor from saying which VIPs these are: all
 /// with shunt's mark on these served interfaces. Without it the kernel would have them for good.
 pub async fn end_by_mark(served: &[u32]) {
-    let marked = |ground: &Ground| ground.marked().collect();
-    if timeout(END, remove(served, marked)).await.is_err() {
-        warn!("the kernel does not remove the VIPs in time: some stay");
-    }
+    remove(served, |ground| ground.marked().collect()).await;
 }
 
-async fn remove_all(supervisor: &Supervisor) {
-    let served: Vec<u32> = supervisor.interfaces.iter().map(|served| served.index).collect();
-    remove(&served, |ground| supervisor.vips.own(ground)).await;
-}
-
+/// What stays, the kernel answers from then on: it is said.
 async fn remove(served: &[u32], which: impl FnOnce(&Ground) -> Vec<(IpAddr, u32)>) {
-    let Ok(Connection { handle, _asking }) = Connection::open() else { return };
-    let Ok(ground) = read_ground(&handle, served).await else { return };
-    for (vip, link) in which(&ground) {
-        if let Err(reason) = addresses::remove(&handle, link, vip).await {
-            warn!("cannot remove VIP {vip}: {reason}");
+    let remove = async {
+        let Connection { handle, _asking } = Connection::open()?;
+        let ground = read_ground(&handle, served).await?;
+        for (vip, link) in which(&ground) {
+            if let Err(reason) = addresses::remove(&handle, link, vip).await {
+                warn!("cannot remove VIP {vip}: {reason}");
+            }
         }
+        Ok::<_, String>(())
+    };
+    let done = timeout(END, remove).await;
+    let in_time = done.unwrap_or_else(|_| Err("the kernel is not done in time".to_owned()));
+    if let Err(reason) = in_time {
+        warn!("cannot remove the VIPs ({reason}): what stays, the kernel answers with resets");
     }
 }
 
@@ -222,8 +228,8 @@ impl VipCare {
                         continue;
                     }
                 }
-                Some((vip, answer)) = self.answers.1.recv() => {
-                    self.answered(vip, answer).await;
+                Some(answer) = self.answers.1.recv() => {
+                    self.answered(answer).await;
                 }
                 () = sleep_until(at) => {
                     if self.notifications.0.is_finished() {
@@ -315,7 +321,7 @@ impl VipCare {
         let Some(seen) = self.ground.link(link).filter(|_| !self.deaf.contains(&link)) else {
             return;
         };
-        if error.raw_os_error() != Some(Errno::ENODEV as i32) {
+        if !is_of_the_link(error) {
             warn!(
                 "VIPs on {} are not announced, and who else claims them is not heard: no packet socket can be opened ({error}); trying again",
                 seen.name
@@ -338,12 +344,16 @@ impl VipCare {
                     Act::Say(sentence) => say!("{sentence}"),
                     Act::Warn(sentence) => warn!("{sentence}"),
                     Act::Ask(vip, link) => self.ask(vip, link),
-                    Act::Announce(vip, link) => self.announce(vip, link),
+                    Act::Announce(vip, link) => {
+                        if !self.announce(vip, link) {
+                            self.supervisor.lock().await.vips.unannounced(vip, clock::now());
+                        }
+                    }
                     Act::Probe(vip, link) => self.probe(vip, link).await,
                     Act::Add(vip, link) => {
                         let result = addresses::add(&self.handle, link, vip).await;
                         changed |= result.is_ok();
-                        self.supervisor.lock().await.vips.added(vip, result, clock::now());
+                        self.supervisor.lock().await.vips.added(vip, link, result, clock::now());
                     }
                     Act::Remove(vip, link) => {
                         // It may have gone by itself, or with its link.
@@ -371,16 +381,20 @@ impl VipCare {
                 Some(mac) => who_has(link, mac, vip, PATIENCE).await,
                 None => Ok(BTreeSet::new()),
             };
-            let _ = to.send((vip, answer));
+            let _ = to.send((vip, link, answer));
         });
     }
 
     /// Returns a sentence if the VIP is left to others.
-    async fn answered(&self, vip: IpAddr, answer: io::Result<BTreeSet<[u8; 6]>>) -> Option<String> {
+    async fn answered(&self, (vip, link, answer): Answer) -> Option<String> {
         let supervisor = &mut *self.supervisor.lock().await;
+        if !supervisor.vips.asks(vip, link) {
+            // It belongs on another link by now.
+            return None;
+        }
         let macs = match answer {
             Ok(macs) => macs,
-            Err(error) if error.kind() == io::ErrorKind::NetworkDown => {
+            Err(error) if is_of_the_link(&error) => {
                 supervisor.vips.unanswered(vip);
                 return None;
             }
@@ -395,16 +409,17 @@ impl VipCare {
             .map(|&mac| (mac, owner(&supervisor.neighbors, mac, vip)))
             .collect();
         let left = supervisor.vips.answered(vip, &by, clock::now());
-        left.then(|| vips::duplicate(vip, &by))
+        left.then(|| duplicate(vip, &by))
     }
 
-    fn announce(&self, vip: IpAddr, link: u32) {
-        let Some(mac) = self.mac(link) else { return };
+    /// Returns whether it was said.
+    fn announce(&self, vip: IpAddr, link: u32) -> bool {
+        let Some(mac) = self.mac(link) else { return false };
         let frame = match vip {
             IpAddr::V4(vip) => gratuitous_arp(mac, vip),
             IpAddr::V6(vip) => unsolicited_advertisement(mac, vip),
         };
-        self.tell(vip, link, &frame);
+        self.tell(vip, link, &frame)
     }
 
     async fn probe(&self, vip: IpAddr, link: u32) {
@@ -431,11 +446,9 @@ impl VipCare {
         .max_by_key(Ipv6Addr::is_unicast_link_local)
     }
 
-    fn tell(&self, vip: IpAddr, link: u32, frame: &[u8]) {
-        if let Some(listening) = self.ears.get(&(link, vip.is_ipv4())) {
-            // A link that is down: it is told again when it is up.
-            let _ = listening.ear.say(frame);
-        }
+    fn tell(&self, vip: IpAddr, link: u32, frame: &[u8]) -> bool {
+        let listening = self.ears.get(&(link, vip.is_ipv4()));
+        listening.is_some_and(|listening| listening.ear.say(frame).is_ok())
     }
 
     /// Returns whether one of the VIPs is claimed, which is news.
@@ -445,19 +458,32 @@ impl VipCare {
         let now = clock::now();
         let (mut moved, mut news) = (false, false);
         for (link, Claim { address, mac }) in burst {
-            if own.contains(&mac) {
+            let is_own = own.contains(&mac);
+            if !is_own {
+                moved |= supervisor.neighbors.heard(link, address, mac, now);
+            }
+            if supervisor.vips.held(address) == Held::Absent {
                 continue;
             }
-            moved |= supervisor.neighbors.heard(link, address, mac, now);
-            if supervisor.vips.claimed(link, address, mac, now) {
-                let server = owner(&supervisor.neighbors, mac, address);
-                warn!("{}", vips::claim(address, mac, server));
-                news = true;
-            }
+            let whose = match owner(&supervisor.neighbors, mac, address) {
+                _ if is_own => match self.ground.beside(link, mac) {
+                    Some(name) => Whose::Own(name.to_owned()),
+                    None => continue,
+                },
+                Some(server) => Whose::Server(server),
+                None => Whose::Unknown,
+            };
+            news |= supervisor.vips.claimed(link, address, mac, whose, now);
         }
         netlink::tell(supervisor, moved).await;
         news
     }
+}
+
+/// Whether an error says that the link is down, or gone.
+fn is_of_the_link(error: &io::Error) -> bool {
+    let gone = [Errno::ENODEV, Errno::ENXIO].map(|gone| Some(gone as i32));
+    error.kind() == io::ErrorKind::NetworkDown || gone.contains(&error.raw_os_error())
 }
 
 /// The real server that a MAC address belongs to; by its address of the VIP's family, if it has
@@ -478,6 +504,7 @@ pub async fn read_ground(handle: &Handle, served: &[u32]) -> Result<Ground, Stri
         mac: link.mac,
         served: known.served_by(served, index),
         up: link.carrier,
+        downs: known.downs(index),
     });
     let links = seen.collect();
     Ok(Ground { links, addresses })

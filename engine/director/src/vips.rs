@@ -7,9 +7,11 @@
 //! A VIP that other hands put there, keepalived's for one, is left alone for the rest of the run,
 //! also after they took it away: then this director is a backup, and the master has the VIP.
 
-use crate::addresses::{OwnAddress, holds};
+use crate::addresses::OwnAddress;
 use crate::config::{Config, DuplicateVip};
-use crate::mac::mac_text as text;
+use crate::mac::{Mac, mac_text as text};
+use crate::vip_claims::{Claims, Whose, duplicate, enumerated};
+use crate::vip_ground::{Ground, LinkSeen};
 use dataplane::Millis;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -26,86 +28,17 @@ const ANNOUNCE_REST: Millis = 60_000;
 const ANNOUNCEMENTS_A_SECOND: usize = 100;
 /// Time between two questions on the link who else has a VIP.
 pub const PROBE: Millis = 5_000;
-/// A claim that was not repeated for so long has ended: three questions without an answer.
-pub const CLAIM: Millis = 15_000;
-/// Claims that are kept of one VIP. Whoever forges more of them is not told apart any more.
-const CLAIMS_MAX: usize = 16;
+/// Questions to the link at a time, at most: more frames than that may not fit into a socket.
+const PROBES_AT_ONCE: usize = 200;
+/// Machines that a listing names of those that have a VIP which is absent here.
+const NAMED: usize = 3;
 /// Rest before a VIP that was deleted, or could not be added, is added again.
 const ADD_AGAIN: Millis = 1_000;
+/// How long a link that came up may hide who else has a VIP: a switch with spanning tree forwards
+/// nothing for half a minute.
+const UNSURE: Millis = 60_000;
 /// Rest before it is asked again whether a VIP that another machine has is free.
 const ASK_AGAIN: Millis = 5_000;
-
-/// A link of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkSeen {
-    /// Its index.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Its MAC address, if it has one.
-    pub mac: Option<[u8; 6]>,
-    /// Position of the served interface that it is, or is a VLAN of.
-    pub served: Option<usize>,
-    /// Whether it is up and has a carrier.
-    pub up: bool,
-}
-
-/// What the machine has.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ground {
-    /// Its links.
-    pub links: Vec<LinkSeen>,
-    /// Its addresses.
-    pub addresses: Vec<OwnAddress>,
-}
-
-impl Ground {
-    /// The link with this index.
-    pub fn link(&self, index: u32) -> Option<&LinkSeen> {
-        self.links.iter().find(|link| link.index == index)
-    }
-
-    /// The MAC addresses of all links.
-    pub fn macs(&self) -> BTreeSet<[u8; 6]> {
-        self.links.iter().filter_map(|link| link.mac).collect()
-    }
-
-    fn is_served(&self, index: u32) -> bool {
-        self.link(index).is_some_and(|link| link.served.is_some())
-    }
-
-    /// The addresses that a director has added to a served interface: this one, or one before it.
-    pub fn marked(&self) -> impl Iterator<Item = (IpAddr, u32)> {
-        let marked = self.addresses.iter().filter(|own| own.by_shunt && self.is_served(own.link));
-        marked.map(|own| (own.address, own.link))
-    }
-
-    /// The VIP where it is: on a served interface if it is on one.
-    fn find(&self, vip: IpAddr) -> Option<&OwnAddress> {
-        let there = || self.addresses.iter().filter(|own| own.address == vip);
-        there()
-            .find(|own| own.by_shunt && self.is_served(own.link))
-            .or_else(|| there().find(|own| self.is_served(own.link)))
-            .or_else(|| there().next())
-    }
-
-    /// The served link where a VIP belongs: one with an own address on the VIP's network, else the
-    /// first interface.
-    fn place(&self, vip: IpAddr, is_vip: impl Fn(IpAddr) -> bool) -> Option<u32> {
-        let on_its_network = self.addresses.iter().filter(|own| {
-            holds(own.address, own.prefix, vip)
-                && own.address != vip
-                && !is_vip(own.address)
-                && self.is_served(own.link)
-        });
-        // The longest prefix is the nearest network.
-        let nearest = on_its_network.max_by_key(|own| (own.prefix, std::cmp::Reverse(own.link)));
-        nearest.map(|own| own.link).or_else(|| {
-            let served = self.links.iter().filter(|link| link.served.is_some());
-            served.min_by_key(|link| (link.served, link.index)).map(|link| link.index)
-        })
-    }
-}
 
 /// Whose hands put a VIP on the director.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -168,13 +101,17 @@ struct Entry {
     held: Held,
     /// Where it is, or where it belongs: index, name, whether it is up and served.
     link: Option<(u32, String, bool)>,
+    /// How often that lost its carrier.
+    downs: u32,
     /// It was there by other hands: it is never added.
     others: bool,
     /// This run has added it. Kernels before 5.18 do not keep the mark.
     added: bool,
     asked: Asked,
-    /// Another machine had it when it was last asked.
-    taken: bool,
+    /// Who else had it when that was last asked: the first few.
+    taken_by: Vec<Mac>,
+    /// Its link came up so lately that somebody may have taken it unheard: until then.
+    unsure: Millis,
     add_at: Millis,
     /// Why it could not be added, as it was said.
     failure: Option<String>,
@@ -184,8 +121,7 @@ struct Entry {
     announced: Option<Millis>,
     announcements: u64,
     probe_at: Millis,
-    /// By MAC address: when it was last heard.
-    claims: BTreeMap<[u8; 6], Millis>,
+    claims: Claims,
 }
 
 /// The VIPs of all virtual services.
@@ -227,9 +163,9 @@ impl Vips {
             self.entries.insert(vip, entry);
         }
         for (vip, entry) in former {
-            if let (Held::Shunt, Some((link, ..))) = (entry.held, entry.link) {
-                self.leaving.push((vip, link));
-            }
+            // What was added since the last look is not known to be there yet.
+            let ours = entry.held == Held::Shunt || entry.added;
+            self.leaving.extend(entry.link.filter(|_| ours).map(|(link, ..)| (vip, link)));
         }
     }
 
@@ -238,28 +174,31 @@ impl Vips {
         let vips: BTreeSet<IpAddr> = self.entries.keys().copied().collect();
         for (&vip, entry) in &mut self.entries {
             let found = ground.find(vip);
-            let place = found
-                .map(|own| own.link)
-                .or_else(|| ground.place(vip, |address| vips.contains(&address)))
-                .and_then(|index| ground.link(index));
-            let was_up = entry.link.as_ref().is_some_and(|(.., up)| *up);
-            // On a link that is not served there is nobody to speak to.
-            let up = place.is_some_and(|link| link.up && link.served.is_some());
-            entry.link = place.map(|link| (link.index, link.name.clone(), up));
+            let was = entry.link.as_ref().map(|(index, ..)| *index);
+            let place = found.map(|own| own.link).or_else(|| ground.place(vip, &vips, was));
+            let came_up = entry.stand(place.and_then(|index| ground.link(index)));
+            let ours = |own: &OwnAddress| {
+                self.manage && ground.is_served(own.link) && (own.by_shunt || entry.added)
+            };
             let held = match found {
-                Some(own)
-                    if self.manage
-                        && ground.is_served(own.link)
-                        && (own.by_shunt || entry.added) =>
-                {
-                    Held::Shunt
-                }
+                Some(own) if ours(own) => Held::Shunt,
                 Some(_) => Held::Other,
                 None => Held::Absent,
             };
+            if came_up && entry.announced.is_some() {
+                entry.unsure = now + UNSURE;
+            }
             let before = std::mem::replace(&mut entry.held, held);
-            if held == Held::Shunt && (before != held || (up && !was_up)) {
+            if held == Held::Shunt && (before != held || came_up) {
                 entry.announce_from(now);
+            }
+            if held == Held::Shunt
+                && let Some(own) = found
+                && let Some(home) = ground.elsewhere(vip, &vips, own.link)
+                && !self.leaving.contains(&(vip, own.link))
+            {
+                self.notes.extend(entry.moves(vip, ground.link(home), now));
+                self.leaving.push((vip, own.link));
             }
             let news = before != held || !self.looked;
             self.notes.extend(entry.turned(vip, before, news, self.manage, &names));
@@ -277,14 +216,12 @@ impl Vips {
     pub fn due(&mut self, now: Millis) -> Vec<Act> {
         let mut acts = std::mem::take(&mut self.notes);
         acts.extend(self.leaving.drain(..).map(|(vip, link)| Act::Remove(vip, link)));
+        let mut probes = 0;
         for (&vip, entry) in &mut self.entries {
-            entry.claims.retain(|&mac, &mut heard| {
-                let stands = heard + CLAIM > now && entry.held != Held::Absent;
-                if !stands {
-                    acts.push(Act::Say(format!("{} no longer claims VIP {vip}", text(mac))));
-                }
-                stands
-            });
+            if entry.held == Held::Absent {
+                entry.claims.end();
+            }
+            acts.extend(entry.claims.due(vip, now));
             let Some((link, _, up)) = entry.link else { continue };
             if self.manage && !entry.others {
                 acts.extend(entry.place(vip, link, up, now));
@@ -292,7 +229,8 @@ impl Vips {
             if !up || entry.held == Held::Absent {
                 continue;
             }
-            if entry.probe_at <= now {
+            if entry.probe_at <= now && probes < PROBES_AT_ONCE {
+                probes += 1;
                 entry.probe_at = now + PROBE;
                 acts.push(Act::Probe(vip, link));
             }
@@ -330,26 +268,47 @@ impl Vips {
 
     /// These, and no others, have answered for a VIP, with the real server of each that is one's;
     /// none of them is this machine. Returns whether the VIP is left to them.
+    ///
+    /// What was announced in this run is asked about again after its link was down: another
+    /// director may have it by right, a real server never.
     pub fn answered(
         &mut self,
         vip: IpAddr,
-        by: &BTreeMap<[u8; 6], Option<IpAddr>>,
+        by: &BTreeMap<Mac, Option<IpAddr>>,
         now: Millis,
     ) -> bool {
         let Some(entry) = self.entries.get_mut(&vip) else { return false };
-        let taken = !by.is_empty() && !self.take;
-        let told = std::mem::replace(&mut entry.taken, !by.is_empty());
-        entry.asked = if taken { Asked::Taken(now + ASK_AGAIN) } else { Asked::Free };
+        let link = entry.link.as_ref().filter(|(.., up)| *up).map(|(index, ..)| *index);
+        if by.is_empty() && link.is_none() {
+            // It went down meanwhile: whoever has it may not have heard the question.
+            entry.asked = Asked::No;
+            return false;
+        }
+        let by_servers = by.values().all(Option::is_some);
+        let ours = entry.announced.is_some() && by_servers;
+        if !by.is_empty() {
+            entry.unsure = now;
+        }
+        let left = !by.is_empty() && !self.take && !ours;
+        entry.asked = if left { Asked::Taken(now + ASK_AGAIN) } else { Asked::Free };
+        let here = entry.held == Held::Shunt;
+        self.leaving.extend(link.filter(|_| left && here).map(|link| (vip, link)));
+        let taken_by = by.keys().take(NAMED).copied().collect();
+        let told = !std::mem::replace(&mut entry.taken_by, taken_by).is_empty();
         if by.is_empty() && told {
             self.notes.push(Act::Say(format!("nobody else has VIP {vip} any more")));
         } else if !by.is_empty() && !told {
-            let outcome = match self.take {
-                true => "it is taken all the same, as the config has duplicate_vip = \"take\"",
-                false => "it is not added while that is so",
+            let outcome = match (self.take, left, here) {
+                (true, ..) => {
+                    "it is taken all the same, as the config has duplicate_vip = \"take\""
+                }
+                (_, true, true) => "it is removed here while that is so",
+                (_, true, false) => "it is not added while that is so",
+                (_, false, _) => "it stays here, and is announced again",
             };
             self.notes.push(Act::Warn(format!("{}; {outcome}", duplicate(vip, by))));
         }
-        taken
+        left
     }
 
     /// Nobody could be asked, because the link went down or the answers are lost: it is asked
@@ -361,8 +320,12 @@ impl Vips {
     }
 
     /// The kernel was asked to add a VIP, and this became of it.
-    pub fn added(&mut self, vip: IpAddr, result: Result<(), String>, now: Millis) {
-        let Some(entry) = self.entries.get_mut(&vip) else { return };
+    pub fn added(&mut self, vip: IpAddr, link: u32, result: Result<(), String>, now: Millis) {
+        let Some(entry) = self.entries.get_mut(&vip) else {
+            // Its service went meanwhile.
+            self.leaving.extend(result.is_ok().then_some((vip, link)));
+            return;
+        };
         entry.add_at = now + ADD_AGAIN;
         entry.added = result.is_ok();
         let failure = result.err();
@@ -374,23 +337,31 @@ impl Vips {
         entry.failure = failure;
     }
 
-    /// Another machine on `link` says that it has a VIP. Returns whether that is news.
-    pub fn claimed(&mut self, link: u32, vip: IpAddr, mac: [u8; 6], now: Millis) -> bool {
+    /// An announcement did not get onto the link, whose ear or carrier is missing.
+    pub fn unannounced(&mut self, vip: IpAddr, now: Millis) {
+        let Some(entry) = self.entries.get_mut(&vip) else { return };
+        entry.announcements = entry.announcements.saturating_sub(1);
+        entry.announce_from(now + ANNOUNCE_AGAIN);
+    }
+
+    /// Another machine on `link` says that it has a VIP, or another link of this one. Returns whether
+    /// that is news.
+    pub fn claimed(&mut self, link: u32, vip: IpAddr, mac: Mac, whose: Whose, now: Millis) -> bool {
         let Some(entry) = self.entries.get_mut(&vip) else { return false };
         let here = entry.link.as_ref().is_some_and(|(index, ..)| *index == link);
         // While the VIP is not here, another director has it by right.
         if !here || entry.held == Held::Absent {
             return false;
         }
-        let known = entry.claims.contains_key(&mac);
-        if !known && entry.claims.len() >= CLAIMS_MAX {
-            return false;
-        }
-        entry.claims.insert(mac, now);
         // Whoever has heard it learns where the VIP is.
         let soon = entry.announced.map_or(now, |at| now.max(at + ANNOUNCE_AGAIN));
         entry.announce_at = entry.announce_at.min(soon);
-        !known
+        let taken = entry.asked == Asked::Free && now < entry.unsure && whose == Whose::Unknown;
+        if taken {
+            // One that did not hear the question at first.
+            entry.asked = Asked::No;
+        }
+        entry.claims.heard(mac, whose, now) || taken
     }
 
     /// The VIPs that a director which ends must remove, and where they are.
@@ -403,6 +374,12 @@ impl Vips {
             None => self.leaving.contains(&(own.address, own.link)),
         };
         ground.addresses.iter().filter(ours).map(|own| (own.address, own.link)).collect()
+    }
+
+    /// Whether an answer is awaited about a VIP on this link.
+    pub fn asks(&self, vip: IpAddr, link: u32) -> bool {
+        let asked = self.entries.get(&vip).is_some_and(|entry| entry.asked == Asked::Now);
+        asked && self.link(vip) == Some(link)
     }
 
     /// Whether it is not known yet who else has a VIP that was asked about.
@@ -430,24 +407,20 @@ impl Vips {
         self.entries.get(&vip)?.interface()
     }
 
-    /// The MAC addresses of all others who say that they have a VIP.
-    pub fn claims(&self, vip: IpAddr) -> impl Iterator<Item = [u8; 6]> {
-        self.entries.get(&vip).into_iter().flat_map(|entry| entry.claims.keys().copied())
+    /// Who says that they have a VIP, too.
+    pub fn claims(&self, vip: IpAddr) -> Option<&Claims> {
+        Some(&self.entries.get(&vip)?.claims)
     }
 
     /// What is wrong with a VIP, for a listing: it is not here, or others claim it.
     pub fn trouble(&self, vip: IpAddr) -> Option<String> {
         let entry = self.entries.get(&vip).filter(|_| self.looked)?;
-        let mut claims: Vec<String> = entry.claims.keys().map(|&mac| text(mac)).collect();
-        match (entry.held, claims.len()) {
-            (Held::Absent, _) => Some("VIP absent".to_owned()),
-            (_, 0) => None,
-            (_, 1..=3) => Some(format!("VIP claimed by {}", claims.join(", "))),
-            (_, count) => {
-                claims.truncate(3);
-                Some(format!("VIP claimed by {} and {} more", claims.join(", "), count - 3))
-            }
+        if entry.held != Held::Absent {
+            return entry.claims.listed().map(|who| format!("VIP claimed by {who}"));
         }
+        let who: Vec<String> = entry.taken_by.iter().copied().map(text).collect();
+        let whose = enumerated(&who).map(|who| format!(": {who} answers for it"));
+        Some(format!("VIP absent{}", whose.unwrap_or_default()))
     }
 
     /// How often a VIP was announced.
@@ -468,19 +441,18 @@ impl Entry {
 
     /// When there is something to do for it.
     fn next(&self, manage: bool) -> Option<Millis> {
-        let ended = self.claims.values().map(|heard| heard + CLAIM).min();
         let up = self.link.as_ref().is_some_and(|(.., up)| *up);
         let waits = match (self.asked, self.held) {
-            // Nobody is asked on a link that is down.
-            (Asked::No, _) => up.then_some(0),
-            (Asked::Taken(until), _) => up.then_some(until),
+            (Asked::No, _) => Some(0),
+            (Asked::Taken(until), _) => Some(until),
             (Asked::Free, Held::Absent) => Some(self.add_at),
             _ => None,
         };
-        let waits = waits.filter(|_| manage && !self.others);
+        // Nobody is asked on a link that is down.
+        let waits = waits.filter(|_| up && manage && !self.others);
         let announce = (up && self.held == Held::Shunt).then_some(self.announce_at);
         let probe = (up && self.held != Held::Absent).then_some(self.probe_at);
-        [ended, waits, announce, probe].into_iter().flatten().min()
+        [self.claims.next(), waits, announce, probe].into_iter().flatten().min()
     }
 
     fn is_to_be_announced(&self, now: Millis) -> bool {
@@ -495,22 +467,47 @@ impl Entry {
         self.announcements += 1;
     }
 
-    /// How it gets to its place.
+    /// Where it is, or belongs, now. Returns whether that came up.
+    fn stand(&mut self, place: Option<&LinkSeen>) -> bool {
+        // On a link that is not served there is nobody to speak to.
+        let up = place.is_some_and(|link| link.up && link.served.is_some());
+        let now = place.map(|link| (link.index, link.name.clone(), up));
+        let before = std::mem::replace(&mut self.link, now);
+        let index = before.as_ref().map(|(index, ..)| *index);
+        let was_up = before.is_some_and(|(.., up)| up);
+        let moved = index.is_some() && index != place.map(|link| link.index);
+        let downs = place.map_or(0, |link| link.downs);
+        // One that is up again soon may never be seen while it is down.
+        let fell = std::mem::replace(&mut self.downs, downs) != downs || !up;
+        // Somebody else may have taken it meanwhile, or has it there.
+        if moved || was_up && fell && self.asked == Asked::Free {
+            self.asked = Asked::No;
+        }
+        up && (fell || !was_up)
+    }
+
+    /// It is removed from where it is, and added where it belongs.
+    fn moves(&mut self, vip: IpAddr, home: Option<&LinkSeen>, now: Millis) -> Option<Act> {
+        // Nothing is announced here any more; if it cannot be removed, it stays.
+        self.asked = Asked::Taken(now + ASK_AGAIN);
+        let (from, to) = (self.interface()?, &home?.name);
+        Some(Act::Say(format!("VIP {vip} goes from {from} to {to}, where its network is")))
+    }
+
+    /// How it gets to its place. On a link that is down nobody answers, and somebody may have it
+    /// when it is up.
     fn place(&mut self, vip: IpAddr, link: u32, up: bool, now: Millis) -> Option<Act> {
         let ask = match self.asked {
             Asked::No => true,
-            Asked::Taken(until) => until <= now && self.held == Held::Absent,
+            Asked::Taken(until) => until <= now,
             Asked::Now | Asked::Free => false,
         };
-        // On a link that is down nobody answers, and somebody may have it when it is up.
         if ask && up {
             self.asked = Asked::Now;
             return Some(Act::Ask(vip, link));
         }
-        // The kernel forgets an IPv6 address that is on a link which is down.
-        let can_be = up || vip.is_ipv4();
-        let add =
-            self.held == Held::Absent && self.asked == Asked::Free && can_be && self.add_at <= now;
+        let absent = self.held == Held::Absent && self.asked == Asked::Free;
+        let add = absent && up && self.add_at <= now;
         if add {
             self.add_at = now + ADD_AGAIN;
         }
@@ -528,7 +525,7 @@ impl Entry {
     ) -> Option<Act> {
         let name = self.interface().unwrap_or("a served interface").to_owned();
         let up = self.link.as_ref().is_some_and(|(.., up)| *up);
-        let warn_again = before == Held::Shunt && up;
+        let warn_again = before == Held::Shunt && up && self.asked == Asked::Free;
         if self.held != Held::Shunt {
             self.added = false;
         }
@@ -567,32 +564,6 @@ impl Entry {
             _ => None,
         }
     }
-}
-
-/// Who claims a VIP: the MAC address, and whose it is.
-fn claimant(mac: [u8; 6], server: Option<IpAddr>) -> String {
-    match server {
-        Some(server) => format!("real server {server} ({})", text(mac)),
-        None => format!("{}, which is no real server's,", text(mac)),
-    }
-}
-
-/// That other machines answer for a VIP, and what ends it.
-pub fn duplicate(vip: IpAddr, by: &BTreeMap<[u8; 6], Option<IpAddr>>) -> String {
-    let who: Vec<String> = by.iter().map(|(&mac, &server)| claimant(mac, server)).collect();
-    let asked = crate::layer2::question(vip);
-    let answer = if who.len() == 1 { "answers" } else { "answer" };
-    let remedy = match by.values().all(Option::is_some) {
-        true => format!("`shunt rs setup --vip {vip}` there ends that"),
-        false => "another director, or a machine that must give it up".to_owned(),
-    };
-    format!("{} {answer} {asked} for VIP {vip} ({remedy})", who.join(" and "))
-}
-
-/// What is said of one such machine while the director runs.
-pub fn claim(vip: IpAddr, mac: [u8; 6], server: Option<IpAddr>) -> String {
-    let duplicate = duplicate(vip, &BTreeMap::from([(mac, server)]));
-    format!("{duplicate}: packets of clients may go past this director")
 }
 
 #[cfg(test)]

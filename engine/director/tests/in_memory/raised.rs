@@ -8,8 +8,9 @@ use director::neighbors::KernelState;
 use frames::{frame, tcp_of};
 
 /// Counters that need what a director in memory does not have, and where they are raised.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 10] = [
     ("shunt_task_restarts_total", "a mistake in shunt: tests/neighbors.rs"),
+    ("shunt_vip_claims_unnamed_total", "MAC addresses that are made up: tests/vips.rs"),
     ("shunt_vip_announcements_total", "a link: tests/vips.rs"),
     ("shunt_interface_packets_", "the XDP program: engine/xsk/tests/netns/steering.rs"),
     ("shunt_queue_", "AF_XDP sockets: engine/xsk/tests/netns/forwarding.rs"),

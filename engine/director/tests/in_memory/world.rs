@@ -15,7 +15,8 @@ use director::seats::{ServedInterface, WorkerSeat};
 use director::service_name::ServiceName;
 use director::supervisor::Supervisor;
 use director::views::{FlowView, ServerView, ServiceView, ServicesView};
-use director::vips::{Ground, LinkSeen};
+use director::vip_claims::Whose;
+use director::vip_ground::{Ground, LinkSeen};
 use director::{api, client, clock};
 use frames::DIRECTOR_MAC;
 use hyper::Method;
@@ -213,11 +214,12 @@ impl World {
         let vip: IpAddr = [172, 17, 100, 100].into();
         let own = OwnAddress { link: LINK, address: vip, prefix: 32, by_shunt: false };
         let (name, served) = ("eth0".to_owned(), Some(0));
-        let link = LinkSeen { index: LINK, name, mac: Some(DIRECTOR_MAC), served, up: true };
+        let link =
+            LinkSeen { index: LINK, name, mac: Some(DIRECTOR_MAC), served, up: true, downs: 0 };
         let ground = Ground { links: vec![link], addresses: vec![own] };
         let vips = &mut self.supervisor().vips;
         vips.look(&ground, |_| SERVICE.to_owned(), clock::now());
-        assert!(vips.claimed(LINK, vip, mac, clock::now()));
+        assert!(vips.claimed(LINK, vip, mac, Whose::Unknown, clock::now()));
     }
 
     /// The file is changed and the director told.
