@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Connections that are held open while something breaks.
 const HELD: usize = 12;
 /// What the health checks of a service are here: two failures a second apart.
-pub const EACH_SECOND: &str = "interval = 1\ntimeout = 0.8\nrise = 2\nfall = 2";
+const EACH_SECOND: &str = "interval = 1\ntimeout = 0.8\nrise = 2\nfall = 2";
 
 /// Three machines that `shunt rs setup` has made real servers, the first two of which are those of
 /// the service, and a director.
@@ -41,14 +41,6 @@ pub struct Measured {
 impl Rig {
     /// Builds it, with a health check of this kind, a second apart.
     pub fn start(purpose: &str, kind: &str) -> Rig {
-        Rig::start_with(
-            purpose,
-            &format!("[virtual_service.health_check]\nkind = \"{kind}\"\n{EACH_SECOND}"),
-        )
-    }
-
-    /// Builds it, with this further TOML of the service.
-    pub fn start_with(purpose: &str, more: &str) -> Rig {
         let plan = Plan::new(purpose).bare().real_servers(3);
         let mut site = Site::without_servers(plan, &[Family::V4]);
         let files: Vec<OwnFiles> =
@@ -57,7 +49,8 @@ impl Rig {
             set_up(&site, &files, number);
             site.serve(number);
         }
-        let config = Config::of(vec![http_rr(2).with(more)]);
+        let check = format!("[virtual_service.health_check]\nkind = \"{kind}\"\n{EACH_SECOND}");
+        let config = Config::of(vec![http_rr(2).with(&check)]);
         let director = site.start(&config);
         let rig = Rig { director, config, said_before: 0, files, site };
         for number in [1, 2] {
@@ -125,13 +118,6 @@ impl Rig {
     /// The health of a real server of the service, as listed.
     pub fn health(&self, number: u8) -> Option<String> {
         Some(self.listed(number)?["health"]["state"].as_str()?.to_owned())
-    }
-
-    /// Whether the service has lost its quorum, as listed.
-    pub fn quorum_lost(&self) -> bool {
-        let said = self.director.shunt("list --json").unwrap();
-        let view: Value = serde_json::from_str(&said).unwrap();
-        view["services"][0]["quorum"]["lost"].as_bool().unwrap_or_else(|| panic!("{said}"))
     }
 
     /// Waits until a real server is `up` or `down`.
