@@ -182,7 +182,9 @@ fn the_sorry_server_stands_in_while_the_quorum_is_lost() {
     assert!(listed.contains("[quorum of 1 lost: 0 of 2 up; new flows go to the sorry server]"));
 
     site.servers.push(listen(&site, 1, HTTP));
-    wait_for_state(&director, 1, "up");
+    wait_for_list(&director, "the quorum is back", |services| {
+        services[0].quorum.as_ref().is_some_and(|quorum| !quorum.lost && !quorum.sorry)
+    });
     let after = newcomers.next(50);
     assert_eq!(share(&after, "rs1"), 1.0, "{after:?}");
     assert_eq!(held.get("/").unwrap().real_server, "rs3", "its flows drain");

@@ -156,7 +156,8 @@ pub async fn watch(supervisor: Shared) {
             () = changed.notified() => watch.follow().await,
             Some(first) = watch.heard.recv() => watch.hear(first).await,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                watch.tell_workers().await;
+                let shared = watch.supervisor.clone();
+                watch.tell_workers(&mut *shared.lock().await).await;
             }
         }
     }
@@ -197,9 +198,11 @@ impl Watch {
         self.due = self.due.into_iter().chain(next(&supervisor)).min();
     }
 
-    /// Hears all results that there are.
+    /// Hears all results that there are. If the workers may be told what follows, they are before
+    /// anybody can see a verdict that is not in force yet.
     async fn hear(&mut self, first: Heard) {
-        let mut supervisor = self.supervisor.lock().await;
+        let shared = self.supervisor.clone();
+        let mut supervisor = shared.lock().await;
         let now = clock::now();
         let (mut turned, mut heard) = (false, Some(first));
         while let Some(Heard { outcome, waited }) = heard {
@@ -209,19 +212,23 @@ impl Watch {
             turned |= hear(&mut supervisor, outcome, now);
             heard = self.heard.try_recv().ok();
         }
-        self.due = if turned { Some(Instant::now()) } else { self.due };
+        let now = Instant::now();
+        if turned && self.rested <= now {
+            self.tell_workers(&mut supervisor).await;
+        } else if turned {
+            self.due = Some(now);
+        }
     }
 
     /// The workers get what has changed since they were last told.
-    async fn tell_workers(&mut self) {
-        let mut supervisor = self.supervisor.lock().await;
+    async fn tell_workers(&mut self, supervisor: &mut Supervisor) {
         let began = Instant::now();
         if let Err(error) = supervisor.weigh_anew().await {
             warn!("{error}");
         }
         let took = began.elapsed();
         self.rested = Instant::now() + (took * 9).clamp(REST, REST_MOST);
-        self.due = next(&supervisor);
+        self.due = next(supervisor);
     }
 }
 

@@ -4,8 +4,10 @@ use crate::world::{CONFIG, LINK, SERVICE, World, mac, rs};
 use director::clock;
 use director::config::Config;
 use director::health::dr::Dr;
+use director::health::judge::Verdict;
 use director::health::kinds::CheckError;
 use director::health::quorum::Quorum;
+use director::health::run;
 use director::neighbors::{KernelState, Reach};
 use frames::tcp_of;
 use std::time::Duration;
@@ -220,6 +222,36 @@ fn what_comes_back_by_hand_is_checked_first() {
     assert_eq!(new_flows(&world, 0), [1]);
     world.check(2, true);
     assert_eq!(new_flows(&world, 10), [1, 2]);
+}
+
+/// Clients that come once the list says so must not find it otherwise.
+#[test]
+fn a_verdict_that_can_be_seen_is_in_force() {
+    let command = "kind = \"command\"\ncommand = [\"/bin/true\"]\ninterval = 0.1";
+    let world = World::with(&checked("").replace("kind = \"tcp\"", command));
+    // One alone: what is found within the rest after a change is told when it is over.
+    world.ask("DELETE", &format!("/v1/services/{SERVICE}/servers/{}", rs(2)), "").unwrap();
+    let seen_up = async {
+        loop {
+            let supervisor = world.supervisor.lock().await;
+            let (index, server) = supervisor.services().servers().next().unwrap();
+            let service = supervisor.services().service(server.service).unwrap();
+            let weight = supervisor.health.weights.given(index).weight;
+            if supervisor.health.members.verdict(service, server) == Verdict::Up {
+                return weight;
+            }
+            drop(supervisor);
+            tokio::task::yield_now().await;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let weight = runtime.block_on(async {
+        tokio::select! {
+            () = run::watch(world.supervisor.clone()) => unreachable!("it goes on"),
+            weight = seen_up => weight,
+        }
+    });
+    assert_eq!(weight, 1);
 }
 
 #[test]
