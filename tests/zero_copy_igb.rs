@@ -48,7 +48,7 @@ fn the_doctor_knows_the_nic(site: &mut GuestSite) {
     has(&before, Area::Interface, State::Ok, "its driver, igb, can do zero-copy");
     has(&before, Area::Queues, State::Ok, "RSS counts addresses and ports of tcp4 in");
     // Both cores have a worker.
-    has(&before, Area::Cores, State::Warning, "(eth0-TxRx-0) on core ");
+    has(&before, Area::Cores, State::Warning, "(eth0-rx-0) on core ");
     let ills = [
         (Area::Interface, State::Problem, "it strips VLAN tags"),
         (Area::Queues, State::Warning, "RSS sends nothing to queue 1"),
