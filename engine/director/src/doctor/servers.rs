@@ -37,8 +37,19 @@ pub struct Serving {
     pub weight: u16,
     /// Why its flows do not get there, as the running director says.
     pub problem: Option<String>,
-    /// What the running director thinks of it: its health, and the last error.
-    pub health: Option<(String, Option<String>)>,
+    /// What the running director's checks say of it.
+    pub health: Option<Health>,
+}
+
+/// What the running director's checks say of a real server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// up, down, or that it is not known yet.
+    pub state: String,
+    /// Why it is down.
+    pub error: Option<String>,
+    /// Why the last check could not be made, if so; the state is from before.
+    pub unmade: Option<String>,
 }
 
 /// Why a real server did not take a connection.
@@ -82,6 +93,7 @@ pub fn findings(facts: &ServerFacts) -> Vec<Finding> {
         }
         findings.extend(direct_routing(serving, &subject));
         findings.extend(health(serving, &subject));
+        findings.extend(unmade(serving, &subject));
         findings.extend(drain(serving, &subject));
     }
     // Who was drained everywhere may be switched off.
@@ -224,7 +236,7 @@ fn check(service: ServiceName) -> String {
 
 fn health(serving: &Serving, subject: &str) -> Option<Finding> {
     let Serving { service, health, .. } = serving;
-    let (state, error) = health.as_ref()?;
+    let Health { state, error, .. } = health.as_ref()?;
     Some(match state.as_str() {
         "down" => {
             let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -241,6 +253,16 @@ fn health(serving: &Serving, subject: &str) -> Option<Finding> {
             Finding::warning(Area::Servers, subject, sentence).mended_by("ask again in a moment")
         }
     })
+}
+
+fn unmade(serving: &Serving, subject: &str) -> Option<Finding> {
+    let why = serving.health.as_ref()?.unmade.as_ref()?;
+    let sentence = format!(
+        "the director's check of {} cannot be made, whatever has become of it: {why}",
+        serving.service
+    );
+    let finding = Finding::warning(Area::Servers, subject, sentence);
+    Some(finding.mended_by("mend that on the director; the real server is not at fault"))
 }
 
 fn drain(serving: &Serving, subject: &str) -> Option<Finding> {
@@ -389,7 +411,8 @@ mod tests {
     #[test]
     fn health_is_the_directors_word() {
         let with = |state: &str, error: Option<&str>, weight| {
-            let health = Some((state.to_owned(), error.map(str::to_owned)));
+            let error = error.map(str::to_owned);
+            let health = Some(Health { state: state.to_owned(), error, unmade: None });
             worst(&ServerFacts {
                 services: vec![Serving { health, weight, ..serving() }],
                 ..facts()
@@ -406,8 +429,24 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_could_not_be_made_does_not_hide_the_last_that_was() {
+        let with = |state: &str| {
+            let unmade = Some("too many open files".to_owned());
+            let health = Some(Health { state: state.into(), error: None, unmade });
+            let services = vec![Serving { health, ..serving() }];
+            findings(&ServerFacts { services, ..facts() })
+        };
+        let states = |found: Vec<Finding>| {
+            let of_check = found.into_iter().filter(|found| found.sentence.contains("check of"));
+            of_check.map(|found| found.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(with("up")), [State::Ok, State::Warning]);
+        assert_eq!(states(with("down")), [State::Problem, State::Warning]);
+    }
+
+    #[test]
     fn a_drained_server_may_be_switched_off() {
-        let health = Some(("down".to_owned(), None));
+        let health = Some(Health { state: "down".into(), error: None, unmade: None });
         let off = |weights: &[u16]| {
             let serving = |&weight: &u16| Serving { weight, health: health.clone(), ..serving() };
             let services = weights.iter().map(serving).collect();

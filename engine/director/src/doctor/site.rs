@@ -5,7 +5,7 @@ use super::director::Running;
 use super::examine::interface_named;
 use super::finding::Read;
 use super::on_the_wire::{Answer, Question};
-use super::servers::{ServerFacts, Serving, Way};
+use super::servers::{Health, ServerFacts, Serving, Way};
 use super::settings::sysctl;
 use super::surroundings::Surroundings;
 use super::vip::{Claimant, Held, VipFacts};
@@ -184,12 +184,10 @@ fn has_dr_checks(config: &Config) -> bool {
     checks.any(|check| matches!(check.kind, CheckKind::Dr))
 }
 
-fn health(server: &ServerView) -> Option<(String, Option<String>)> {
+fn health(server: &ServerView) -> Option<Health> {
     let health = server.health.as_ref()?;
-    Some(match &health.unmade {
-        Some(why) => (format!("{}, and cannot be made: {why}", health.state), None),
-        None => (health.state.clone(), health.error.clone()),
-    })
+    let (state, error, unmade) = (&health.state, &health.error, &health.unmade);
+    Some(Health { state: state.clone(), error: error.clone(), unmade: unmade.clone() })
 }
 
 /// A MAC address as `ip link` writes it.
