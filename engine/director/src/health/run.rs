@@ -286,7 +286,7 @@ fn tell_out_of_sight(members: &Members, (service, server): MemberKey, before: bo
     }
 }
 
-/// One result. Returns whether the verdict changed; that is said.
+/// One result. Returns whether there is something to weigh anew. A verdict that changed is said.
 fn hear(supervisor: &mut Supervisor, mut outcome: Outcome, now: dataplane::Millis) -> bool {
     let (service, server) = outcome.member;
     if let Err(CheckError::Failed(_)) = outcome.result
@@ -298,10 +298,13 @@ fn hear(supervisor: &mut Supervisor, mut outcome: Outcome, now: dataplane::Milli
     let member = members.get(&outcome.member);
     let first = member.is_some_and(|member| member.judge.verdict() == Verdict::Checking);
     let before = member.is_some_and(Member::is_out_of_sight);
+    let waited = member.is_some_and(Member::waits);
     let turned = members.hear(outcome, now);
     tell_out_of_sight(members, (service, server), before);
-    let Some(verdict) = turned else { return false };
-    let judge = members.get(&(service, server)).map(|member| &member.judge);
+    let member = members.get(&(service, server));
+    // A quorum waits for first results, but not for one that cannot be had.
+    let Some(verdict) = turned else { return waited && !member.is_some_and(Member::waits) };
+    let judge = member.map(|member| &member.judge);
     let service = ServiceName(service);
     match verdict {
         Verdict::Down => {

@@ -9,6 +9,7 @@ use director::health::kinds::CheckError;
 use director::health::quorum::Quorum;
 use director::health::run;
 use director::neighbors::{KernelState, Reach};
+use director::supervisor::Supervisor;
 use frames::tcp_of;
 use std::time::Duration;
 
@@ -224,34 +225,59 @@ fn what_comes_back_by_hand_is_checked_first() {
     assert_eq!(new_flows(&world, 10), [1, 2]);
 }
 
-/// Clients that come once the list says so must not find it otherwise.
-#[test]
-fn a_verdict_that_can_be_seen_is_in_force() {
-    let command = "kind = \"command\"\ncommand = [\"/bin/true\"]\ninterval = 0.1";
-    let world = World::with(&checked("").replace("kind = \"tcp\"", command));
-    // One alone: what is found within the rest after a change is told when it is over.
-    world.ask("DELETE", &format!("/v1/services/{SERVICE}/servers/{}", rs(2)), "").unwrap();
-    let seen_up = async {
+/// [`checked`], by a program, each tenth of a second.
+fn checked_by(program: &str, keys: &str) -> String {
+    let command = format!("kind = \"command\"\ncommand = [\"{program}\"]\ninterval = 0.1");
+    checked(keys).replace("kind = \"tcp\"", &command)
+}
+
+/// Makes the checks until something is so, and returns what.
+fn watch_until<T>(world: &World, found: impl Fn(&Supervisor) -> Option<T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let look = async {
         loop {
-            let supervisor = world.supervisor.lock().await;
-            let (index, server) = supervisor.services().servers().next().unwrap();
-            let service = supervisor.services().service(server.service).unwrap();
-            let weight = supervisor.health.weights.given(index).weight;
-            if supervisor.health.members.verdict(service, server) == Verdict::Up {
-                return weight;
+            if let Some(found) = found(&*world.supervisor.lock().await) {
+                return found;
             }
-            drop(supervisor);
             tokio::task::yield_now().await;
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let weight = runtime.block_on(async {
+    runtime.block_on(async {
         tokio::select! {
             () = run::watch(world.supervisor.clone()) => unreachable!("it goes on"),
-            weight = seen_up => weight,
+            found = tokio::time::timeout(Duration::from_secs(20), look) => found.unwrap(),
         }
+    })
+}
+
+/// Clients that come once the list says so must not find it otherwise.
+#[test]
+fn a_verdict_that_can_be_seen_is_in_force() {
+    let world = World::with(&checked_by("/bin/true", ""));
+    // One alone: what is found within the rest after a change is told when it is over.
+    world.ask("DELETE", &format!("/v1/services/{SERVICE}/servers/{}", rs(2)), "").unwrap();
+    let weight = watch_until(&world, |supervisor| {
+        let (index, server) = supervisor.services().servers().next()?;
+        let service = supervisor.services().service(server.service)?;
+        let up = supervisor.health.members.verdict(service, server) == Verdict::Up;
+        up.then(|| supervisor.health.weights.given(index).weight)
     });
     assert_eq!(weight, 1);
+}
+
+#[test]
+fn the_sorry_server_does_not_wait_for_results_that_cannot_be_had() {
+    let world = World::with(&checked_by("/bin/false", "sorry_server = \"172.17.100.9\""));
+    world.resolve(9);
+    // What fails meanwhile says nothing of the real servers.
+    world.supervisor().interfaces[0].carrier = false;
+    let service = SERVICE.parse::<director::service_name::ServiceName>().unwrap().0;
+    watch_until(&world, |supervisor| {
+        let standing = supervisor.health.weights.standing(&service);
+        standing.sorry.then_some(standing.quorum)
+    });
+    assert_eq!(world.server(1).unwrap().health.unwrap().state, "checking");
+    assert_eq!(new_flows(&world, 0), [9]);
 }
 
 #[test]
