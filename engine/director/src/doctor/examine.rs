@@ -250,7 +250,7 @@ async fn network(
     }
     let views = running.services().map(|view| view.services.as_slice()).unwrap_or_default();
     findings.extend(views.iter().filter(|view| !view.removed).filter_map(servers::quorum));
-    for facts in site::server_facts(site, around, &served, &answers) {
+    for facts in site::server_facts(site, around, &served, &homes, &answers) {
         findings.extend(servers::findings(&facts));
     }
     findings

@@ -274,11 +274,31 @@ fn macs(server: &SiteServer, answers: &BTreeMap<IpAddr, Answer>) -> BTreeSet<Mac
     }
 }
 
+/// Packets leave by the interface, and in the VLAN, that they came in by: what is wrong with a real
+/// server that is reached like this, if it is elsewhere than the VIP is, or will be.
+fn apart(
+    around: &Surroundings,
+    served: &[u32],
+    (vip, home): (IpAddr, u32),
+    reach: &Reach,
+) -> Option<String> {
+    let Reach::OnLink { interface, link, vlans, .. } = *reach else { return None };
+    let place = |link| around.links.place(served, link);
+    let held: Vec<_> = around.links.holders(vip).filter_map(place).collect();
+    let places = if held.is_empty() { place(home).into_iter().collect() } else { held };
+    let apart = !places.is_empty() && !places.contains(&(interface, vlans));
+    apart.then(|| {
+        let (on, home) = (around.name(link), around.name(home));
+        format!("it is on {on}, and packets for {vip} come in on {home} and leave by that")
+    })
+}
+
 /// The facts of each real server.
 pub(super) fn server_facts(
     site: &Site,
     around: &Surroundings,
     served: &[u32],
+    homes: &[(IpAddr, u32)],
     answers: &BTreeMap<IpAddr, Answer>,
 ) -> Vec<ServerFacts> {
     let vips = site.vips();
@@ -292,7 +312,18 @@ pub(super) fn server_facts(
     };
     let facts = |(server, (address, own)): (&SiteServer, &(IpAddr, BTreeSet<Mac>))| {
         let answer = answers.get(&server.address).cloned().unwrap_or_default();
-        let way = match around.reach(served, server.address) {
+        let reach = around.reach(served, server.address);
+        let lost = |vip: IpAddr| {
+            let home = homes.iter().find(|(of, _)| *of == vip)?;
+            apart(around, served, *home, reach.as_ref().ok()?)
+        };
+        let services = server.services.iter().cloned().map(|serving| Serving {
+            dr: answer.dr.get(&serving.service.address()).cloned(),
+            problem: serving.problem.or_else(|| lost(serving.service.0.address)),
+            ..serving
+        });
+        let services = services.collect();
+        let way = match reach {
             Ok(Reach::OnLink { link, source, .. }) => Way::OnLink {
                 link: around.name(link),
                 source,
@@ -303,17 +334,13 @@ pub(super) fn server_facts(
             Err(why) => Way::Unknown(why),
         };
         let answering = answer.answering.unwrap_or_else(|| Err("it was not asked".to_owned()));
-        let services = server.services.iter().cloned().map(|serving| Serving {
-            dr: answer.dr.get(&serving.service.address()).cloned(),
-            ..serving
-        });
         ServerFacts {
             server: server.address,
             way,
             answering: answering.map(|macs| macs.into_iter().map(mac_text).collect()),
             known: server.known.map(mac_text),
             alike: alike(*address, own),
-            services: services.collect(),
+            services,
         }
     };
     site.servers.iter().zip(&macs).map(facts).collect()
@@ -322,6 +349,7 @@ pub(super) fn server_facts(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::Link;
     use crate::plugins;
 
     const CONFIG: &str = r#"
@@ -368,6 +396,26 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_is_elsewhere_than_its_vip_is_found_before_a_start() {
+        let mut around = Surroundings::default();
+        for (index, name, vlan) in [(2, "eth0", None), (3, "eth0.5", Some((2, 5)))] {
+            let link = Link { name: name.into(), mac: None, vlan, carrier: true };
+            around.links.add_link(index, link);
+        }
+        let vip: IpAddr = [172, 17, 100, 100].into();
+        let reach =
+            |link, vlan| Reach::OnLink { interface: 0, link, vlans: [vlan, 0], source: None };
+        let elsewhere = |around: &Surroundings, home, reach: &Reach| {
+            apart(around, &[2], (vip, home), reach).is_some()
+        };
+        assert!(!elsewhere(&around, 2, &reach(2, 0)) && !elsewhere(&around, 3, &reach(3, 5)));
+        assert!(elsewhere(&around, 2, &reach(3, 5)) && elsewhere(&around, 3, &reach(2, 0)));
+        // Where it is counts for more than where it would be put.
+        around.links.add_address(3, vip);
+        assert!(!elsewhere(&around, 2, &reach(3, 5)));
+    }
+
+    #[test]
     fn servers_with_one_mac_address_are_told_of_each_other() {
         let mut site = site();
         let vip6: IpAddr = "fd00::1".parse().unwrap();
@@ -377,7 +425,7 @@ mod tests {
             server.known = Some([2, 0, 0, 0, 0, 1]);
         }
         let alike = |site: &Site| {
-            let facts = server_facts(site, &Surroundings::default(), &[], &BTreeMap::new());
+            let facts = server_facts(site, &Surroundings::default(), &[], &[], &BTreeMap::new());
             facts.into_iter().map(|facts| facts.alike).collect::<Vec<_>>()
         };
         let (one, two): (IpAddr, IpAddr) = ([172, 17, 100, 1].into(), [172, 17, 100, 2].into());
