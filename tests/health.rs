@@ -300,13 +300,14 @@ fn a_check_that_hangs_holds_up_nobody() {
         health.map(|health| health.state.as_str()).all(|state| state == "checking")
     });
     // Its checks end with it, and the programs with them.
-    assert_eq!(children(&director), 2);
+    assert_eq!(sleepers(&director), 2);
     director.reload(&Config::of(vec![checked(http_rr(2), "", "")])).unwrap();
-    wait_until(PATIENCE, "the programs have ended", || children(&director) == 0).unwrap();
+    wait_until(PATIENCE, "the programs have ended", || sleepers(&director) == 0).unwrap();
 }
 
-/// How many processes the director has started and not yet seen the end of.
-fn children(director: &Director) -> usize {
+/// How many programs called sleep the director has started and not yet seen the end of. (The shell
+/// that ends them with a director that is killed stays.)
+fn sleepers(director: &Director) -> usize {
     let pid = director.process().pid().to_string();
     let stat = |entry: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()
@@ -314,8 +315,9 @@ fn children(director: &Director) -> usize {
     let stats = std::fs::read_dir("/proc").unwrap().filter_map(stat);
     // After the name, which may contain anything but ends with the last bracket: state and parent.
     let parents = stats.filter_map(|stat| {
-        let (_, rest) = stat.rsplit_once(") ")?;
-        rest.split(' ').nth(1).map(str::to_owned)
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let parent = rest.split(' ').nth(1).map(str::to_owned);
+        parent.filter(|_| name.ends_with("(sleep"))
     });
     parents.filter(|parent| *parent == pid).count()
 }
