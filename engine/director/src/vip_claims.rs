@@ -1,7 +1,7 @@
 //! Who else says that they have a VIP: heard, named, counted, and over.
 //!
 //! Somebody who makes MAC addresses up must neither flood the log nor make series of metrics without
-//! end: of the claimants that are no real server's, the first [`STRANGERS_MAX`] within an hour are
+//! end: of the claimants that are no real server's, the first `STRANGERS_MAX` within an hour are
 //! named, and what the others say is counted. There are only so many real servers.
 
 use crate::layer2;
