@@ -218,30 +218,37 @@ pub(super) fn vip_facts(
         })
         .collect()
     };
-    let claimants = |vip: IpAddr, home: u32| {
+    let answering = |vip: IpAddr, home: u32| {
         let asked = claims.get(&vip).cloned();
         let asked = asked.unwrap_or_else(|| Err("it has no link to ask on".to_owned()));
         // The director listens all the time, and may ask when this process may not.
         let heard = running.vip(vip).map(|view| {
             view.claims.iter().filter_map(|claim| read_mac(&claim.mac)).collect::<BTreeSet<Mac>>()
         });
-        let macs: BTreeSet<Mac> = match (asked, heard) {
-            (Ok(asked), heard) => asked.into_iter().chain(heard.into_iter().flatten()).collect(),
+        match (asked, heard) {
+            (Ok(asked), heard) => {
+                Ok(asked.into_iter().chain(heard.into_iter().flatten()).collect())
+            }
             // On a link that is down there is nothing to hear.
-            (Err(_), Some(heard)) if around.row(home).is_some_and(|row| row.carrier) => heard,
-            (Err(why), _) => return Err(why),
-        };
+            (Err(_), Some(heard)) if around.row(home).is_some_and(|row| row.carrier) => Ok(heard),
+            (Err(why), _) => Err(why),
+        }
+    };
+    let claimants = |macs: BTreeSet<Mac>| {
         let others = macs.into_iter().filter(|mac| !around.own(*mac));
-        Ok(others.map(|mac| claimant(site, answers, mac)).collect())
+        others.map(|mac| claimant(site, answers, mac)).collect()
     };
     let facts = |&(vip, link): &(IpAddr, u32)| {
         let home = around.name(link);
+        let answering: Read<BTreeSet<Mac>> = answering(vip, link);
+        let also_on = answering.iter().flatten().filter_map(|mac| around.another(link, *mac));
         let ipv6_off = sysctl(&format!("net/ipv6/conf/{home}/disable_ipv6")) != Ok(0);
         VipFacts {
             vip,
             held: Ok(held(vip)),
             beside: around.beside(served, &vips, vip).map(|own| own.address),
-            claimants: claimants(vip, link),
+            also_on: also_on.collect(),
+            claimants: answering.map(claimants),
             ipv6_off,
             managed: site.managed,
             refuses: site.refuses,

@@ -86,6 +86,13 @@ impl Surroundings {
         self.rows.iter().any(|row| row.mac == Some(mac))
     }
 
+    /// The name of the link with this MAC address, if it is another than that of `link`.
+    pub fn another(&self, link: u32, mac: [u8; 6]) -> Option<String> {
+        let on_link = self.row(link).is_some_and(|row| row.mac == Some(mac));
+        let other = self.rows.iter().find(|row| !on_link && row.mac == Some(mac));
+        other.map(|row| row.name.clone())
+    }
+
     /// The link's name.
     pub fn name(&self, index: u32) -> String {
         self.row(index).map_or_else(|| format!("link {index}"), |row| row.name.clone())

@@ -35,6 +35,8 @@ pub struct VipFacts {
     pub held: Read<Vec<Held>>,
     /// An address of this machine's own whose network has the VIP.
     pub beside: Option<IpAddr>,
+    /// Other links of this machine's own that answer for it on that network.
+    pub also_on: Vec<String>,
     /// Who else answers for it.
     pub claimants: Read<Vec<Claimant>>,
     /// IPv6 is switched off where it belongs.
@@ -62,7 +64,19 @@ pub fn findings(facts: &VipFacts) -> Vec<Finding> {
     }
     findings.push(beside(facts, &subject));
     findings.extend(claims(facts, &subject));
+    findings.extend(facts.also_on.iter().map(|link| also_on(facts, link, &subject)));
     findings
+}
+
+/// The kernel answers for each of its addresses on each of its links, unless told otherwise.
+fn also_on(facts: &VipFacts, link: &str, subject: &str) -> Finding {
+    let how = layer2::question(facts.vip);
+    let sentence = format!(
+        "this machine answers {how} for it on {link}, too: packets of clients that come there do \
+         not reach the real servers"
+    );
+    Finding::problem(Area::Vip, subject, sentence)
+        .mended_by(format!("sysctl -w net.ipv4.conf.{}.arp_ignore=1", link.replace('.', "/")))
 }
 
 fn width(vip: IpAddr) -> u8 {
@@ -201,6 +215,7 @@ mod tests {
             home: "eth0".into(),
             held: Ok(vec![Held { link: "eth0".into(), served: true, by_shunt: true }]),
             beside: Some([172, 17, 100, 3].into()),
+            also_on: vec![],
             claimants: Ok(vec![]),
             ipv6_off: false,
             managed: true,
@@ -275,6 +290,13 @@ mod tests {
         assert_eq!((found.len(), found[1].state), (2, State::Problem), "{found:?}");
         let unread = VipFacts { claimants: Err("no".into()), ..facts() };
         assert_eq!(worst(&unread).state, State::Warning);
+    }
+
+    #[test]
+    fn another_link_of_its_own_that_answers_is_a_problem() {
+        let found = worst(&VipFacts { also_on: vec!["eth1.5".into()], ..facts() });
+        assert_eq!(found.state, State::Problem);
+        assert_eq!(found.remedy.as_deref(), Some("sysctl -w net.ipv4.conf.eth1/5.arp_ignore=1"));
     }
 
     #[test]
