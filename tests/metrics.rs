@@ -170,8 +170,10 @@ impl Rig {
         .unwrap_or_else(|e| panic!("{e}\n{}", self.metrics().text));
     }
 
-    fn wait_for_drop(&self, reason: DropReason) {
-        self.wait_for(&format!("shunt_worker_packets_dropped_total {}", reason.name()));
+    /// Sends a packet that a worker drops for this reason, until one is: any may be lost.
+    fn send_until_dropped(&self, text: &str, reason: DropReason) {
+        let counter = format!("shunt_worker_packets_dropped_total {}", reason.name());
+        self.go_on_until(&counter, || self.send(text));
     }
 
     /// Lets packets arrive on this queue of the director.
@@ -197,16 +199,23 @@ impl Rig {
     }
 
     fn dropped_by_a_worker(&self) {
-        self.send("ip client > vip / keep 8 / tcp 4000 > 80 S");
-        self.wait_for_drop(DropReason::Malformed);
-        self.send("ip client > vip / tcp 4001 > 80 A");
-        self.wait_for_drop(DropReason::UnknownFlow);
-        self.send("ip router > vip / icmp 3 4 / ip vip > client / tcp 80 > 4002 A");
-        self.wait_for_drop(DropReason::UnknownIcmp);
-        self.send("ip router > vip / icmp 3 4 / ip vip > client / tcp 79 > 4002 A");
-        self.wait_for_drop(DropReason::NoService);
-        self.send("vlan 5 / ip client > vip / tcp 4003 > 80 S");
-        self.wait_for_drop(DropReason::OtherVlan);
+        self.send_until_dropped(
+            "ip client > vip / keep 8 / tcp 4000 > 80 S",
+            DropReason::Malformed,
+        );
+        self.send_until_dropped("ip client > vip / tcp 4001 > 80 A", DropReason::UnknownFlow);
+        self.send_until_dropped(
+            "ip router > vip / icmp 3 4 / ip vip > client / tcp 80 > 4002 A",
+            DropReason::UnknownIcmp,
+        );
+        self.send_until_dropped(
+            "ip router > vip / icmp 3 4 / ip vip > client / tcp 79 > 4002 A",
+            DropReason::NoService,
+        );
+        self.send_until_dropped(
+            "vlan 5 / ip client > vip / tcp 4003 > 80 S",
+            DropReason::OtherVlan,
+        );
         for weight in [0, 1] {
             for number in [1, 2] {
                 let (service, address) =
@@ -215,23 +224,26 @@ impl Rig {
                 self.director.shunt(&words).unwrap();
             }
             if weight == 0 {
-                self.send("ip client > vip / tcp 4004 > 80 S");
-                self.wait_for_drop(DropReason::NoServer);
+                self.send_until_dropped("ip client > vip / tcp 4004 > 80 S", DropReason::NoServer);
             }
         }
     }
 
     fn a_flow_changes_queues(&self) {
-        for queue in [0, 1, 0] {
-            self.steer(queue);
-            for flow in 0..50 {
-                self.send_frame(&frames::tcp_of(flow, if queue == 0 { "S" } else { "A" }));
+        self.go_on_until("shunt_worker_flows_moved_total", || {
+            for queue in [0, 1, 0] {
+                self.steer(queue);
+                for flow in 0..50 {
+                    self.send_frame(&frames::tcp_of(flow, if queue == 0 { "S" } else { "A" }));
+                }
             }
-        }
+        });
         self.wait_for("shunt_worker_flows_adopted_total");
-        self.wait_for("shunt_worker_flows_moved_total");
-        self.send(&format!("ip client > vip / udp 4000 > {DNS} / data 20"));
-        self.wait_for("shunt_worker_flows_expired_total");
+        let mut ports = 4000..;
+        self.go_on_until("shunt_worker_flows_expired_total", || {
+            let port = ports.next().unwrap();
+            self.send(&format!("ip client > vip / udp {port} > {DNS} / data 20"));
+        });
     }
 
     fn neighbors_and_servers_go(&self) {
@@ -284,8 +296,7 @@ impl Rig {
         config.services.remove(1);
         self.director.reload(&config).unwrap();
         self.wait_for("shunt_config_reloads_total ok");
-        self.send("ip client > vip / tcp 4006 > 81 S");
-        self.wait_for_drop(DropReason::ServiceRemoved);
+        self.send_until_dropped("ip client > vip / tcp 4006 > 81 S", DropReason::ServiceRemoved);
         self.director.write_config("no config").unwrap();
         self.director.process().signal(Signal::SIGHUP).unwrap();
         self.wait_for("shunt_config_reloads_total failed");
