@@ -75,23 +75,22 @@ impl Doing {
 /// kernel also reports what the server's own firewall says (icmpv6_err_convert in net/ipv6/icmp.c,
 /// icmp_err_convert in net/ipv4/icmp.c).
 fn is_own(error: &io::Error) -> bool {
-    use Errno::{
-        EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENODEV, ENOMEM,
-        EPERM,
-    };
-    let of_own = [
-        EADDRINUSE,
-        EADDRNOTAVAIL,
-        EAFNOSUPPORT,
-        EMFILE,
-        ENETDOWN,
-        ENFILE,
-        ENOBUFS,
-        ENODEV,
-        ENOMEM,
-        EPERM,
-    ];
-    error.raw_os_error().is_some_and(|number| of_own.contains(&Errno::from_raw(number)))
+    use Errno::*;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(
+            EADDRINUSE
+                | EADDRNOTAVAIL
+                | EAFNOSUPPORT
+                | EMFILE
+                | ENETDOWN
+                | ENFILE
+                | ENOBUFS
+                | ENODEV
+                | ENOMEM
+                | EPERM
+        )
+    )
 }
 
 /// A time as listings show it: "2 s", "0.5 s".

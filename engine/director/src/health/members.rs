@@ -39,6 +39,13 @@ pub struct Unmade {
     pub why: Option<String>,
 }
 
+impl Unmade {
+    /// Whatever comes next counts anew.
+    fn end(&mut self) {
+        *self = Unmade { count: self.count, ..Unmade::default() };
+    }
+}
+
 impl Member {
     fn new(check: Option<Arc<HealthCheck>>, now: Millis) -> Member {
         let unmade = Unmade::default();
@@ -68,7 +75,7 @@ impl Member {
             (Some(_), Some(_)) => self.judge.begin_anew(),
             (_, None) => *self = Member::new(None, now),
         }
-        self.unmade = Unmade { count: self.unmade.count, ..Unmade::default() };
+        self.unmade.end();
         self.check = check;
     }
 }
@@ -167,7 +174,7 @@ impl Members {
             }
         };
         *if found.is_ok() { passed } else { failed } += 1;
-        member.unmade = Unmade { count: member.unmade.count, ..Unmade::default() };
+        member.unmade.end();
         member.took = Some(outcome.took);
         member.judge.hear(found, &rules(&outcome.check), now)
     }
